@@ -1,0 +1,1 @@
+//! Measures container runtimes side by side.

@@ -1,0 +1,1 @@
+//! Images: archives and layouts, layers merged into one EROFS image, the store.

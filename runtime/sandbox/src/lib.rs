@@ -1,0 +1,1 @@
+//! The one place that knows what a sandbox and a container are.

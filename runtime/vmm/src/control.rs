@@ -1,0 +1,45 @@
+//! The control socket: one JSON document a line. The parent's first line is the [`VmSpec`](crate::spec::VmSpec), the rest are
+//! [`Request`]s; the VMM answers with [`Event`]s. When the parent closes its end, the VMM ends.
+
+use serde::{Deserialize, Serialize};
+
+/// No line on the control socket is longer, in bytes.
+pub const MAX_LINE_LEN: usize = 64 * 1024;
+
+/// What a parent may ask of a running VMM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Stops all vCPUs; answered by [`Event::Paused`].
+    Pause,
+    /// Lets the vCPUs run on; answered by [`Event::Resumed`].
+    Resume,
+}
+
+/// What a VMM tells its parent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// The jail is shut and the vCPUs run.
+    Running,
+    Paused,
+    Resumed,
+    /// The guest has ended; the last event.
+    Ended(End),
+    /// The VMM could not go on; the text is its chain of causes. The last event.
+    Failed(String),
+}
+
+/// How a guest ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// The guest asked for a reset, by port 0x64: a clean end, or a panic with `reboot=k panic=-1`.
+    Reset,
+    /// The guest's CPU gave up.
+    TripleFault,
+    /// KVM could not run the guest: its own words and numbers.
+    KvmError(String),
+    /// The guest drove a device against the specification: which device, and what it did.
+    DeviceAbuse(String),
+}

@@ -1,0 +1,56 @@
+//! The machine that the parent asks for: plain data, with descriptors by their number in the VMM's process.
+
+use serde::{Deserialize, Serialize};
+
+/// The number of the descriptor on which the VMM finds its control socket.
+pub const CONTROL_FD: Fd = Fd(3);
+
+/// A descriptor that the parent has laid into the VMM's table, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fd(pub i32);
+
+/// Everything that a VMM needs. It opens nothing itself: by the time the guest runs, it has no file system to open from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VmSpec {
+    /// `/dev/kvm`, open for reading and writing.
+    pub kvm: Fd,
+    /// An uncompressed ELF `vmlinux`.
+    pub kernel: Fd,
+    /// A cpio archive.
+    pub initramfs: Fd,
+    /// The kernel's command line, without what the VMM adds for its devices.
+    pub command_line: String,
+    pub memory_mib: u32,
+    /// All that the guest may ever bring online.
+    pub vcpu_count: u8,
+    /// Where the serial port's output goes; written without waiting, what does not fit is dropped.
+    pub console: Fd,
+    pub disks: Vec<DiskSpec>,
+    pub vsock: VsockSpec,
+}
+
+/// A virtio-blk device; the first in the list is `vda` in the guest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DiskSpec {
+    /// A regular file whose size is a multiple of 512.
+    pub file: Fd,
+    pub read_only: bool,
+}
+
+/// The virtio-vsock device. The guest has CID 3, the host is CID 2.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VsockSpec {
+    /// A listening Unix stream socket for connections into the guest. A client writes `CONNECT <guest port>\n`; the answer is
+    /// `OK <host port>\n`, with the port by which the guest sees this connection, then the stream begins. A refused or failed
+    /// connection is closed without an answer.
+    pub listener: Fd,
+    /// Host ports that the guest may connect to, each once.
+    pub dial_out: Vec<DialOut>,
+}
+
+/// A connected Unix stream socket that becomes the guest's first connection to a host port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DialOut {
+    pub port: u32,
+    pub stream: Fd,
+}
