@@ -1,1 +1,31 @@
 //! The one place that knows what a sandbox and a container are.
+//!
+//! A sandbox is a microVM with an agent in it; containers are made in it over the agent's RPCs. The way of a start is
+//! [`plan`] (pure), [`Sandbox::boot`] (every privileged step, each undone on failure), then create, start and wait.
+//!
+//! There are no locks here: one task of the process owns the VMM's control socket, the rest talk to it by channels. The
+//! agent, and the VMM once it runs, are hostile: their replies are bounded in size and in time.
+
+mod agent;
+mod boot;
+mod console;
+mod end;
+mod id;
+mod installation;
+mod plan;
+mod sandbox;
+mod state;
+mod stdio;
+mod sys;
+mod undo;
+mod vmm;
+
+pub use agent::AgentError;
+pub use boot::{BootError, Host};
+pub use end::End;
+pub use id::{IdError, SandboxId};
+pub use installation::{Installation, InstallationError};
+pub use plan::{ContainerPlan, MachinePlan, Plan, PlanError, Settings, Writable, plan};
+pub use sandbox::{Disks, ExitStatus, LaunchFailure, OomKilled, Sandbox, SandboxError};
+pub use state::{StateError, StateRoot};
+pub use stdio::{Streams, StreamsWanted};

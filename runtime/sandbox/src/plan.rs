@@ -1,0 +1,203 @@
+//! From a bundle and settings to what is to be done. Pure: nothing here opens, reads or asks.
+
+use oci_spec::runtime::{LinuxCpu, Spec};
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::SandboxId;
+
+const MIB: u64 = 1024 * 1024;
+
+/// What the guest's kernel and agent need beside the container, in MiB.
+const GUEST_OVERHEAD_MIB: u64 = 64;
+
+/// Containers below this are refused, as by docker, in bytes.
+const LEAST_MEMORY: u64 = 6 * MIB;
+
+/// Above this the guest's memory map would be absurd, in bytes.
+const MOST_MEMORY: u64 = 1024 * 1024 * MIB;
+
+/// As many vCPUs as the guest kernel is built for.
+const MOST_VCPUS: u64 = 64;
+
+/// What the host decides where the bundle says nothing.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Memory of a guest whose container has no limit.
+    pub default_memory_mib: u32,
+    /// vCPUs of a guest whose container has no quota.
+    pub default_vcpu_count: u8,
+    /// Let the guest's kernel speak on its console.
+    pub verbose_console: bool,
+}
+
+/// Where what a container writes goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Writable {
+    /// Nowhere: its root is read-only.
+    Nothing,
+    /// The guest's memory, at most so much.
+    Memory { bytes: u64 },
+    /// A private sparse disk.
+    Disk,
+}
+
+/// All that a sandbox with its first container is.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    pub id: SandboxId,
+    pub machine: MachinePlan,
+    pub container: ContainerPlan,
+}
+
+/// The microVM.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MachinePlan {
+    pub memory_mib: u32,
+    pub vcpu_count: u8,
+    pub command_line: String,
+    pub writable: Writable,
+}
+
+/// One container in it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ContainerPlan {
+    pub id: SandboxId,
+    pub spec: Spec,
+    pub terminal: bool,
+}
+
+#[derive(Debug, Error, PartialEq)]
+pub enum PlanError {
+    #[error("the bundle has no process to run")]
+    NoProcess,
+    #[error("a memory limit of {asked} bytes is too small: the least is {LEAST_MEMORY} bytes (6 MiB)")]
+    MemoryTooSmall { asked: u64 },
+    #[error("a memory limit of {asked} bytes is too large: the most is {MOST_MEMORY} bytes (1 TiB)")]
+    MemoryTooLarge { asked: u64 },
+    #[error("a CPU limit of {asked} CPUs is too large: the most is {MOST_VCPUS}")]
+    TooManyCpus { asked: u64 },
+    #[error("a CPU quota of {quota} in a period of {period} microseconds makes no sense")]
+    CpuQuota { quota: i64, period: u64 },
+}
+
+/// Plans a sandbox with one container.
+pub fn plan(id: SandboxId, spec: Spec, writable: Writable, settings: &Settings) -> Result<Plan, PlanError> {
+    let terminal = spec.process().as_ref().ok_or(PlanError::NoProcess)?.terminal().unwrap_or(false);
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let memory = resources.and_then(|all| all.memory().as_ref()).and_then(|memory| memory.limit());
+    let machine = MachinePlan {
+        memory_mib: memory_mib(memory, settings)?,
+        vcpu_count: vcpu_count(resources.and_then(|all| all.cpu().as_ref()), settings)?,
+        command_line: command_line(settings),
+        writable,
+    };
+    Ok(Plan { container: ContainerPlan { id: id.clone(), spec, terminal }, id, machine })
+}
+
+/// A limit holds inside the guest; the guest is as much larger as its kernel and agent need.
+fn memory_mib(limit: Option<i64>, settings: &Settings) -> Result<u32, PlanError> {
+    // Zero and negative mean "no limit" in the runtime spec and in docker.
+    let Some(limit) = limit.and_then(|limit| u64::try_from(limit).ok()).filter(|&limit| limit > 0) else {
+        return Ok(settings.default_memory_mib);
+    };
+    match limit {
+        ..LEAST_MEMORY => Err(PlanError::MemoryTooSmall { asked: limit }),
+        // `MOST_MEMORY` in MiB fits a u32.
+        LEAST_MEMORY..=MOST_MEMORY => Ok((limit.div_ceil(MIB) + GUEST_OVERHEAD_MIB) as u32),
+        _ => Err(PlanError::MemoryTooLarge { asked: limit }),
+    }
+}
+
+/// As many as the quota can keep busy: half a CPU is one vCPU with a quota inside.
+fn vcpu_count(cpu: Option<&LinuxCpu>, settings: &Settings) -> Result<u8, PlanError> {
+    let Some(quota) = cpu.and_then(LinuxCpu::quota).filter(|&quota| quota > 0) else {
+        return Ok(settings.default_vcpu_count.clamp(1, MOST_VCPUS as u8));
+    };
+    let period = cpu.and_then(LinuxCpu::period).unwrap_or(100_000);
+    let asked = u64::try_from(quota)
+        .ok()
+        .filter(|_| period > 0)
+        .map(|quota| quota.div_ceil(period))
+        .ok_or(PlanError::CpuQuota { quota, period })?;
+    if asked > MOST_VCPUS {
+        return Err(PlanError::TooManyCpus { asked });
+    }
+    Ok(asked as u8)
+}
+
+/// A panic resets at once, by the port that the VMM watches; one CPU boots, the agent brings the others online.
+fn command_line(settings: &Settings) -> String {
+    let speech = if settings.verbose_console { "loglevel=7" } else { "quiet loglevel=1" };
+    format!("console=ttyS0 {speech} reboot=k panic=-1 maxcpus=1")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const SETTINGS: Settings =
+        Settings { default_memory_mib: 512, default_vcpu_count: 2, verbose_console: false };
+
+    fn planned(resources: Value) -> Result<MachinePlan, PlanError> {
+        let process = json!({"cwd": "/", "args": ["true"], "user": {"uid": 0, "gid": 0}});
+        planned_spec(json!({"ociVersion": "1.2.0", "process": process, "linux": {"resources": resources}}))
+    }
+
+    fn planned_spec(spec: Value) -> Result<MachinePlan, PlanError> {
+        let spec = serde_json::from_value(spec).unwrap();
+        plan("x".parse().unwrap(), spec, Writable::Nothing, &SETTINGS).map(|plan| plan.machine)
+    }
+
+    fn memory(limit: i64) -> Value {
+        json!({"memory": {"limit": limit}})
+    }
+
+    fn cpu(quota: i64, period: u64) -> Value {
+        json!({"cpu": {"quota": quota, "period": period}})
+    }
+
+    #[test]
+    fn without_limits_the_settings_decide() {
+        let machine = planned(json!({})).unwrap();
+        assert_eq!((machine.memory_mib, machine.vcpu_count), (512, 2));
+    }
+
+    #[test]
+    fn the_guest_is_larger_than_the_containers_limit() {
+        assert_eq!(planned(memory(128 << 20)).unwrap().memory_mib, 128 + 64);
+        assert_eq!(planned(memory((128 << 20) + 1)).unwrap().memory_mib, 129 + 64);
+    }
+
+    #[test]
+    fn memory_out_of_bounds_is_refused() {
+        assert_eq!(planned(memory(4096)), Err(PlanError::MemoryTooSmall { asked: 4096 }));
+        assert_eq!(planned(memory(1 << 41)), Err(PlanError::MemoryTooLarge { asked: 1 << 41 }));
+    }
+
+    #[test]
+    fn no_limit_in_its_other_spellings() {
+        assert_eq!(planned(memory(-1)), planned(json!({})));
+        assert_eq!(planned(cpu(-1, 100_000)), planned(json!({})));
+    }
+
+    #[test]
+    fn a_quota_is_rounded_up_to_whole_vcpus() {
+        assert_eq!(planned(cpu(50_000, 100_000)).unwrap().vcpu_count, 1);
+        assert_eq!(planned(cpu(150_000, 100_000)).unwrap().vcpu_count, 2);
+    }
+
+    #[test]
+    fn an_absurd_quota_is_refused() {
+        assert_eq!(planned(cpu(1, 0)), Err(PlanError::CpuQuota { quota: 1, period: 0 }));
+        assert_eq!(planned(cpu(6_500_000, 100_000)), Err(PlanError::TooManyCpus { asked: 65 }));
+    }
+
+    #[test]
+    fn a_bundle_without_a_process_is_refused() {
+        assert_eq!(planned_spec(json!({"ociVersion": "1.2.0"})), Err(PlanError::NoProcess));
+    }
+}

@@ -1,0 +1,173 @@
+//! A running sandbox: containers are created, started and waited for in it. Dropping it ends the machine and undoes its start.
+
+use std::{fs::File, future::Future, io, time::Duration};
+
+use securectr_protocol::agent::{CreateRequest, Empty, ProcessId, Rootfs, rootfs::Upper};
+use thiserror::Error;
+use tokio::time::timeout;
+
+use crate::{
+    AgentError, BootError, ContainerPlan, End, Host, Plan, Streams, StreamsWanted, Writable,
+    boot::{self, Booted},
+    stdio,
+};
+
+/// When the agent's connection breaks, the VMM is dying; this is how long its cause is waited for.
+const CAUSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// The names of disks in the guest, in the order in which they are given to the VMM.
+const IMAGE_DEVICE: &str = "vda";
+const WRITABLE_DEVICE: &str = "vdb";
+
+#[derive(Debug, Error)]
+pub enum SandboxError {
+    #[error("{operation}: {end}")]
+    Ended { operation: &'static str, end: End },
+    #[error("{operation}")]
+    Agent { operation: &'static str, source: AgentError },
+    #[error("connect the container's streams")]
+    Streams(#[source] io::Error),
+    #[error("describe the container")]
+    Describe(#[source] serde_json::Error),
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    Code(u8),
+    Signal(u8),
+}
+
+/// The program could not be executed.
+#[derive(Debug, Error)]
+#[error("execute {program}")]
+pub struct LaunchFailure {
+    pub program: String,
+    pub source: io::Error,
+}
+
+/// A machine with a ready agent.
+pub struct Sandbox {
+    booted: Booted,
+    writable: Writable,
+}
+
+impl Sandbox {
+    /// Boots the machine of a plan. `image` holds the container's root as EROFS, `writable` what the plan's [`Writable`] is on.
+    pub async fn boot(plan: &Plan, host: &Host, disks: Disks) -> Result<Self, BootError> {
+        let disks =
+            [(disks.image, true)].into_iter().chain(disks.writable.map(|disk| (disk, false))).collect();
+        let booted = boot::boot(&plan.id, &plan.machine, host, disks).await?;
+        Ok(Self { booted, writable: plan.machine.writable })
+    }
+
+    /// Makes a container, which waits for [`Sandbox::start`], and connects the streams of its process.
+    pub async fn create(
+        &self,
+        container: &ContainerPlan,
+        wanted: StreamsWanted,
+    ) -> Result<Streams, SandboxError> {
+        let connected = tokio::select! {
+            connected = stdio::connect(&self.booted.vsock, wanted) => connected,
+            end = self.booted.vmm.ended() => return Err(SandboxError::Ended { operation: CREATE, end }),
+        };
+        let (streams, names) = connected.map_err(SandboxError::Streams)?;
+        let upper = match self.writable {
+            Writable::Nothing => Upper::None(Empty::default()),
+            Writable::Memory { bytes } => Upper::TmpfsBytes(bytes),
+            Writable::Disk => Upper::Ext4Device(WRITABLE_DEVICE.to_owned()),
+        };
+        let rootfs =
+            Rootfs { image_device: IMAGE_DEVICE.to_owned(), upper: Some(upper), ..Default::default() };
+        let request = CreateRequest {
+            container_id: container.id.to_string(),
+            spec_json: serde_json::to_vec(&container.spec).map_err(SandboxError::Describe)?,
+            rootfs: Some(rootfs).into(),
+            stdio: Some(names).into(),
+            ..Default::default()
+        };
+        self.ask(CREATE, self.booted.agent.create(&request)).await?;
+        Ok(streams)
+    }
+
+    /// Lets the container's program run. The inner result is about the program, the outer one about the sandbox.
+    pub async fn start(&self, container: &ContainerPlan) -> Result<Result<(), LaunchFailure>, SandboxError> {
+        let answer = self.ask("start the container", self.booted.agent.start(process_of(container))).await?;
+        Ok(match answer.failure.into_option() {
+            None => Ok(()),
+            Some(failure) => Err(LaunchFailure {
+                program: failure.program.chars().filter(|c| !c.is_control()).take(200).collect(),
+                source: io::Error::from_raw_os_error(i32::try_from(failure.errno).unwrap_or(0)),
+            }),
+        })
+    }
+
+    /// Waits for the container's end; says also whether the guest's kernel killed a process of it for want of memory.
+    pub async fn wait(&self, container: &ContainerPlan) -> Result<(ExitStatus, OomKilled), SandboxError> {
+        let answer = self.ask("run the container", self.booted.agent.wait(process_of(container))).await?;
+        // As in wait(2), both are of eight bits; more is the word of an agent that is not ours.
+        let status = match answer.signal {
+            0 => ExitStatus::Code(answer.exit_code as u8),
+            signal => ExitStatus::Signal(signal as u8),
+        };
+        Ok((status, OomKilled(answer.oom_killed)))
+    }
+
+    pub async fn signal(&self, container: &ContainerPlan, signal: u32) -> Result<(), SandboxError> {
+        self.ask("signal the container", self.booted.agent.signal(process_of(container), signal)).await
+    }
+
+    /// Gives the container's terminal another size.
+    pub async fn resize(
+        &self,
+        container: &ContainerPlan,
+        columns: u16,
+        rows: u16,
+    ) -> Result<(), SandboxError> {
+        let answer = self.booted.agent.resize(process_of(container), columns, rows);
+        self.ask("resize the terminal", answer).await
+    }
+
+    /// Removes an ended container from the guest.
+    pub async fn delete(&self, container: &ContainerPlan) -> Result<(), SandboxError> {
+        self.ask("delete the container", self.booted.agent.delete(process_of(container))).await
+    }
+
+    /// Waits for an answer, or for the machine's end, whose cause says more than a broken connection.
+    async fn ask<T>(
+        &self,
+        operation: &'static str,
+        answer: impl Future<Output = Result<T, AgentError>>,
+    ) -> Result<T, SandboxError> {
+        let answer = tokio::select! {
+            biased;
+            answer = answer => answer,
+            end = self.booted.vmm.ended() => return Err(SandboxError::Ended { operation, end }),
+        };
+        match answer {
+            Ok(answer) => Ok(answer),
+            Err(source @ AgentError::Broken) => match timeout(CAUSE_LIMIT, self.booted.vmm.ended()).await {
+                Ok(end) => Err(SandboxError::Ended { operation, end }),
+                Err(_) => Err(SandboxError::Agent { operation, source }),
+            },
+            Err(source) => Err(SandboxError::Agent { operation, source }),
+        }
+    }
+}
+
+const CREATE: &str = "create the container";
+
+/// Whether the guest's kernel killed a process of the container for want of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OomKilled(pub bool);
+
+/// The files behind a sandbox's disks.
+pub struct Disks {
+    pub image: File,
+    pub writable: Option<File>,
+}
+
+/// The init of a container.
+fn process_of(container: &ContainerPlan) -> ProcessId {
+    ProcessId { container_id: container.id.to_string(), ..Default::default() }
+}

@@ -1,0 +1,162 @@
+//! The VMM's process: started, heard, and asked for the cause of its end.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{ffi::OsStrExt, net::UnixStream as StdUnixStream},
+    },
+    path::Path,
+    sync::Arc,
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        signal::Signal,
+        wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    },
+    unistd::{Gid, Uid, getegid, geteuid},
+};
+use securectr_vmm::{
+    control::{Event, MAX_LINE_LEN},
+    spec::VmSpec,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::UnixStream,
+    sync::watch,
+    task::JoinHandle,
+};
+
+use crate::{
+    end::{End, Evidence, ProcessExit},
+    sys,
+};
+
+/// Where the ids begin under which VMMs run when root starts them: far above those of people, services and containers.
+const FIRST_JAIL_ID: u32 = 2_000_000_000;
+
+/// A started VMM. When this is dropped, the VMM is killed.
+#[derive(Debug)]
+pub(crate) struct Vmm {
+    pid: i32,
+    pidfd: Arc<OwnedFd>,
+    end: watch::Receiver<Option<End>>,
+    /// Stays open as long as the guest may run: the VMM ends when it is closed.
+    _control: OwnedFd,
+}
+
+/// The VMM's descriptors in the order of their numbers, with [`VmSpec`] naming them by number.
+pub(crate) struct Equipment {
+    pub spec: VmSpec,
+    pub fds: Vec<OwnedFd>,
+    /// Our end of the control socket.
+    pub control: StdUnixStream,
+    pub console: JoinHandle<String>,
+}
+
+impl Vmm {
+    /// Starts the VMM and hands it its spec. What goes wrong from here on is told by [`Vmm::ended`].
+    pub(crate) async fn start(program: &Path, equipment: Equipment) -> io::Result<Self> {
+        let program = CString::new(program.as_os_str().as_bytes())?;
+        let (uid, gid) = outside_ids();
+        let launched = sys::launch(&sys::Launch { program: &program, fds: &equipment.fds, uid, gid })?;
+        // Our copies would keep the console open beyond the VMM's death.
+        drop(equipment.fds);
+        let pidfd = Arc::new(launched.pidfd);
+        let (said_end, end) = watch::channel(None);
+        let vmm = Self {
+            pid: launched.pid,
+            pidfd: Arc::clone(&pidfd),
+            end,
+            _control: equipment.control.as_fd().try_clone_to_owned()?,
+        };
+        equipment.control.set_nonblocking(true)?;
+        let mut control = UnixStream::from_std(equipment.control)?;
+        let mut line = serde_json::to_vec(&equipment.spec)?;
+        line.push(b'\n');
+        // A VMM that has died already does not read: that is for the watch to explain.
+        let _ = control.write_all(&line).await;
+        tokio::spawn(async move {
+            let end = watch(control, pidfd, equipment.console).await;
+            let _ = said_end.send(Some(end));
+        });
+        Ok(vmm)
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Answers when the VMM has ended, with the cause; may be asked by several and again.
+    pub(crate) async fn ended(&self) -> End {
+        let mut end = self.end.clone();
+        match end.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(end)) => end.clone(),
+            // The task that watches is gone only with its runtime.
+            _ => End::VmmKilled(Signal::SIGKILL as i32),
+        }
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        sys::kill(&self.pidfd);
+    }
+}
+
+/// Root starts each VMM under ids of its own; others can only map themselves (user_namespaces(7)).
+fn outside_ids() -> (Uid, Gid) {
+    if geteuid().is_root() {
+        let id = FIRST_JAIL_ID + std::process::id() % 1_000_000;
+        (Uid::from_raw(id), Gid::from_raw(id))
+    } else {
+        (geteuid(), getegid())
+    }
+}
+
+/// Listens to the VMM until it is dead, then says why.
+async fn watch(control: UnixStream, pidfd: Arc<OwnedFd>, console: JoinHandle<String>) -> End {
+    let last_event = last_event(control).await;
+    // It may live on after its last word, or have closed the socket by dying: either way it is at its end.
+    if !matches!(last_event, None | Some(Event::Running | Event::Paused | Event::Resumed)) {
+        sys::kill(&pidfd);
+    }
+    let exit = exit_of(&pidfd).await.unwrap_or(ProcessExit::Signal(Signal::SIGKILL as i32));
+    let console = console.await.unwrap_or_default();
+    End::of(Evidence { last_event, exit, console: &console })
+}
+
+/// Reads events until the last one or the end of the stream. A line that is no event counts as the end: the VMM is not to be
+/// trusted once its guest runs.
+async fn last_event(control: UnixStream) -> Option<Event> {
+    let mut reader = BufReader::new(control);
+    let mut last = None;
+    loop {
+        let mut line = Vec::new();
+        match (&mut reader).take(MAX_LINE_LEN as u64).read_until(b'\n', &mut line).await {
+            Ok(1..) => {}
+            _ => return last,
+        }
+        match serde_json::from_slice(&line) {
+            Ok(event @ (Event::Ended(_) | Event::Failed(_))) => return Some(event),
+            Ok(event) => last = Some(event),
+            Err(_) => return last,
+        }
+    }
+}
+
+async fn exit_of(pidfd: &Arc<OwnedFd>) -> io::Result<ProcessExit> {
+    // A pidfd becomes readable when its process ends (pidfd_open(2)).
+    let readable = sys::watch(Arc::clone(pidfd))?;
+    loop {
+        match waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
+            Ok(WaitStatus::Exited(_, code)) => return Ok(ProcessExit::Code(code)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(ProcessExit::Signal(signal as i32)),
+            Ok(_) | Err(Errno::EINTR) => readable.readable().await?.clear_ready(),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
