@@ -1,0 +1,167 @@
+//! `test-host`: an emulated machine with a real `/dev/kvm`, for machines whose own cannot run Linux guests.
+
+mod assets;
+mod console;
+mod initrd;
+mod job;
+mod modules;
+mod programs;
+mod qemu;
+mod session;
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+
+use crate::assets::Assets;
+use crate::job::{Job, TerminalSize};
+use crate::qemu::Machine;
+use crate::session::Session;
+
+/// The test host's own failure, as with `docker run`.
+const FAILURE: u8 = 125;
+
+/// What a command gets of the caller's environment without asking.
+const PASSED_ENV: [&str; 5] = ["PATH", "HOME", "TERM", "CI", "RUST_BACKTRACE"];
+
+const ONE_DAY_S: u64 = 24 * 60 * 60;
+
+/// Boots Debian's kernel in QEMU, which emulates a processor with hardware virtualization, and runs commands there as root.
+///
+/// The command sees this machine's file system. What it writes goes to memory and is lost, except below a --share; /tmp,
+/// /run and /var/lib/containerd start empty. An ordinary user who may use KVM is there too: `runuser -u tester -- COMMAND`.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Fetch what the other verbs need, into ${SECURECTR_CACHE:-~/.cache/securectr}/test-host
+    Prepare,
+    /// Run a command in the current directory; its stdin is empty, its exit code becomes this one's (125: the test host itself failed)
+    Run {
+        #[command(flatten)]
+        options: Options,
+        /// Kill the test host after this time
+        #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+        timeout: u64,
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
+    /// Open a shell on this terminal
+    Shell {
+        #[command(flatten)]
+        options: Options,
+    },
+}
+
+#[derive(Args)]
+struct Options {
+    /// Let virtual time count instructions, a nanosecond each, on one CPU: timings repeat within about one per cent
+    #[arg(long)]
+    icount: bool,
+    #[arg(long, value_name = "MIB", default_value_t = 6144)]
+    memory: u32,
+    #[arg(long, value_name = "COUNT", default_value_t = 2, conflicts_with = "icount")]
+    cpus: u8,
+    /// Copy a file or directory into memory first, so that no time goes by waiting for it
+    #[arg(long, value_name = "PATH")]
+    copy_to_tmpfs: Vec<PathBuf>,
+    /// Let the command write to this directory
+    #[arg(long, value_name = "DIR")]
+    share: Vec<PathBuf>,
+    /// Pass on a variable of the caller, or set one
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// Show the kernel's console, and how long the boot took
+    #[arg(long)]
+    verbose: bool,
+}
+
+fn main() -> ExitCode {
+    match act(Cli::parse()) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("test-host: {error:#}");
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+fn act(cli: Cli) -> Result<u8> {
+    match cli.verb {
+        Verb::Prepare => {
+            println!("kernel {}", Assets::obtain()?.release());
+            Ok(0)
+        }
+        Verb::Run { options, timeout, command } => in_test_host(&options, command, None, timeout),
+        Verb::Shell { options } => {
+            let shell = env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
+            in_test_host(&options, vec![shell], Some(terminal_size()?), ONE_DAY_S)
+        }
+    }
+}
+
+fn in_test_host(
+    options: &Options,
+    command: Vec<OsString>,
+    terminal: Option<TerminalSize>,
+    timeout_s: u64,
+) -> Result<u8> {
+    let shares = options.share.iter().map(|dir| existing(dir)).collect::<Result<Vec<_>>>()?;
+    let job = Job {
+        command,
+        cwd: env::current_dir().context("find the current directory")?,
+        env: job_env(&options.env),
+        shares: shares.clone(),
+        copies: options.copy_to_tmpfs.iter().map(|path| existing(path)).collect::<Result<_>>()?,
+        terminal,
+    };
+    let assets = Assets::obtain()?;
+    let machine = Machine {
+        memory_mib: options.memory,
+        cpus: if options.icount { 1 } else { options.cpus },
+        icount: options.icount,
+        shares,
+        kernel: assets.kernel(),
+        initrd: initrd::build(&assets, &job)?,
+        terminal: terminal.is_some(),
+    };
+    Session { timeout: Duration::from_secs(timeout_s), verbose: options.verbose }.run(&machine)
+}
+
+fn existing(path: &Path) -> Result<PathBuf> {
+    path.canonicalize().with_context(|| format!("find {}", path.display()))
+}
+
+fn job_env(asked: &[String]) -> Vec<(OsString, OsString)> {
+    let from_caller = |name: &str| env::var_os(name).map(|value| (name.into(), value));
+    let mut variables: Vec<_> = PASSED_ENV.into_iter().filter_map(from_caller).collect();
+    variables.extend(asked.iter().filter_map(|variable| match variable.split_once('=') {
+        Some((name, value)) => Some((name.into(), value.into())),
+        None => from_caller(variable),
+    }));
+    variables
+}
+
+fn terminal_size() -> Result<TerminalSize> {
+    let output = Command::new(programs::find("stty")?)
+        .arg("size")
+        .stdin(Stdio::inherit())
+        .output()
+        .context("start stty")?;
+    let size = String::from_utf8_lossy(&output.stdout);
+    let mut numbers = size.split_whitespace().map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(rows)), Some(Ok(columns))) => Ok(TerminalSize { rows, columns }),
+        _ => bail!("a shell needs a terminal on stdin"),
+    }
+}
