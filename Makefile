@@ -1,0 +1,91 @@
+# `make run` and `make test` do all that is needed from a fresh Debian 12 or 13 on.
+
+SHELL := /bin/bash
+PREFIX ?= /usr/local
+CARGO ?= cargo
+CACHE := $(or $(SECURECTR_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/securectr)
+CARGO_DENY := $(CACHE)/tools/bin/cargo-deny
+CARGO_DENY_VERSION := 0.18.3
+
+PACKAGES := .ci/build-packages guest-kernel/packages rootfs/packages runtime/image/packages
+DEMO_PACKAGES := rootfs/images/packages tests/host/packages
+TEST_PACKAGES := tests/packages
+
+PROGRAMS := target/release
+GUEST := target/guest
+IMAGES := target/images
+
+.PHONY: help build guest programs images run test unit-test guest-test lint deny bench install host clean
+
+help:
+	@echo 'make run       build everything and run a container'
+	@echo 'make test      all checks and tests'
+	@echo 'make build     the programs and the guest'
+	@echo 'make lint      formatting, clippy, licences'
+	@echo 'make bench     measure starts and memory beside runc'
+	@echo 'make install   to PREFIX ($(PREFIX))'
+	@echo "make host      a shell in the emulated test host, or one command: make host CMD='...'"
+	@echo 'make clean     remove what was built here; the cache is $(CACHE)'
+
+build: guest programs
+
+guest:
+	@.ci/packages $(PACKAGES)
+	@guest-kernel/build --out $(GUEST)/vmlinux >/dev/null
+	@rootfs/initramfs --out $(GUEST)/initramfs.cpio
+
+programs:
+	@.ci/packages $(PACKAGES)
+	$(CARGO) build --release --locked -p securectr -p securectr-vmm -p securectr-test-host
+
+images:
+	@.ci/packages $(PACKAGES) $(DEMO_PACKAGES)
+	@rootfs/images/busybox --out $(IMAGES)/busybox.tar
+	@rootfs/images/debian --out $(IMAGES)/debian.tar
+
+run: build images
+	@tests/on-kvm rootfs/demo
+
+test: lint unit-test guest-test
+
+unit-test: build images
+	@.ci/packages $(PACKAGES) $(DEMO_PACKAGES) $(TEST_PACKAGES)
+	$(CARGO) test --locked --workspace --exclude securectr-tests
+	$(CARGO) test --locked -p securectr-tests --test tidy
+
+# Cargo hands the test program to the script, which runs it where KVM can run Linux.
+guest-test: build images
+	@.ci/packages $(PACKAGES) $(DEMO_PACKAGES) $(TEST_PACKAGES)
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/tests/on-kvm $(CARGO) test --locked -p securectr-tests --test guest
+
+lint: deny
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+$(CARGO_DENY):
+	@.ci/packages $(PACKAGES)
+	@echo 'Building cargo-deny $(CARGO_DENY_VERSION) once, into $(CACHE)/tools'
+	@cd / && $(CARGO) install --quiet --locked --no-default-features --version $(CARGO_DENY_VERSION) --root $(CACHE)/tools cargo-deny
+
+# Advisories need their database, which is fetched from outside: they are checked where a copy of it lies in the cache.
+deny: $(CARGO_DENY)
+	@.ci/packages $(PACKAGES)
+	@$(CARGO_DENY) --offline --log-level warn check licenses bans sources
+	@if [ -d $(CACHE)/advisory-dbs ]; then $(CARGO_DENY) --offline check advisories; else \
+		echo 'advisories: not checked, there is no copy of their database in $(CACHE)/advisory-dbs'; fi
+
+bench: build images
+	@.ci/packages $(PACKAGES) $(DEMO_PACKAGES) $(TEST_PACKAGES)
+	$(CARGO) build --release --locked -p securectr-bench
+	@tests/on-kvm $(PROGRAMS)/securectr-bench --out target/bench
+
+install: build
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)/securectr $(PROGRAMS)/securectr-vmm
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/securectr $(GUEST)/vmlinux $(GUEST)/initramfs.cpio
+
+host: programs
+	@.ci/packages $(PACKAGES) $(DEMO_PACKAGES)
+	@$(PROGRAMS)/test-host $(if $(CMD),run -- bash -c '$(CMD)',shell)
+
+clean:
+	$(CARGO) clean

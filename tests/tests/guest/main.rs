@@ -1,0 +1,8 @@
+//! What needs a guest. `make test` runs this where KVM can run Linux guests; elsewhere it fails, it is never skipped.
+
+mod failures;
+mod leftovers;
+mod limits;
+mod run;
+mod streams;
+mod terminal;
