@@ -1,1 +1,0 @@
-//! Measures container runtimes side by side.
