@@ -9,6 +9,7 @@
 mod agent;
 mod boot;
 mod console;
+mod disk;
 mod end;
 mod id;
 mod installation;
@@ -22,6 +23,7 @@ mod vmm;
 
 pub use agent::AgentError;
 pub use boot::{BootError, Host};
+pub use disk::{DiskError, writable_disk};
 pub use end::End;
 pub use id::{IdError, SandboxId};
 pub use installation::{Installation, InstallationError};

@@ -57,7 +57,6 @@ pub struct MachinePlan {
     pub memory_mib: u32,
     pub vcpu_count: u8,
     pub command_line: String,
-    pub writable: Writable,
 }
 
 /// One container in it.
@@ -65,7 +64,7 @@ pub struct MachinePlan {
 pub struct ContainerPlan {
     pub id: SandboxId,
     pub spec: Spec,
-    pub terminal: bool,
+    pub writable: Writable,
 }
 
 #[derive(Debug, Error, PartialEq)]
@@ -82,18 +81,30 @@ pub enum PlanError {
     CpuQuota { quota: i64, period: u64 },
 }
 
+impl MachinePlan {
+    /// A machine that has no container yet.
+    pub fn bare(settings: &Settings) -> Self {
+        Self {
+            memory_mib: settings.default_memory_mib,
+            vcpu_count: settings.default_vcpu_count,
+            command_line: command_line(settings),
+        }
+    }
+}
+
 /// Plans a sandbox with one container.
 pub fn plan(id: SandboxId, spec: Spec, writable: Writable, settings: &Settings) -> Result<Plan, PlanError> {
-    let terminal = spec.process().as_ref().ok_or(PlanError::NoProcess)?.terminal().unwrap_or(false);
+    if spec.process().is_none() {
+        return Err(PlanError::NoProcess);
+    }
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let memory = resources.and_then(|all| all.memory().as_ref()).and_then(|memory| memory.limit());
     let machine = MachinePlan {
         memory_mib: memory_mib(memory, settings)?,
         vcpu_count: vcpu_count(resources.and_then(|all| all.cpu().as_ref()), settings)?,
         command_line: command_line(settings),
-        writable,
     };
-    Ok(Plan { container: ContainerPlan { id: id.clone(), spec, terminal }, id, machine })
+    Ok(Plan { container: ContainerPlan { id: id.clone(), spec, writable }, id, machine })
 }
 
 /// A limit holds inside the guest; the guest is as much larger as its kernel and agent need.

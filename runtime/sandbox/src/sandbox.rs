@@ -7,7 +7,8 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use crate::{
-    AgentError, BootError, ContainerPlan, End, Host, Plan, Streams, StreamsWanted, Writable,
+    AgentError, BootError, ContainerPlan, End, Host, MachinePlan, SandboxId, Streams, StreamsWanted,
+    Writable,
     boot::{self, Booted},
     stdio,
 };
@@ -49,16 +50,20 @@ pub struct LaunchFailure {
 /// A machine with a ready agent.
 pub struct Sandbox {
     booted: Booted,
-    writable: Writable,
 }
 
 impl Sandbox {
-    /// Boots the machine of a plan. `image` holds the container's root as EROFS, `writable` what the plan's [`Writable`] is on.
-    pub async fn boot(plan: &Plan, host: &Host, disks: Disks) -> Result<Self, BootError> {
-        let disks =
-            [(disks.image, true)].into_iter().chain(disks.writable.map(|disk| (disk, false))).collect();
-        let booted = boot::boot(&plan.id, &plan.machine, host, disks).await?;
-        Ok(Self { booted, writable: plan.machine.writable })
+    /// Boots a machine and waits for its agent.
+    pub async fn boot(
+        id: &SandboxId,
+        machine: &MachinePlan,
+        host: &Host,
+        disks: Disks,
+    ) -> Result<Self, BootError> {
+        let image = disks.image.map(|file| (file, true));
+        let writable = disks.writable.map(|file| (file, false));
+        let disks = image.into_iter().chain(writable).collect();
+        Ok(Self { booted: boot::boot(id, machine, host, disks).await? })
     }
 
     /// Makes a container, which waits for [`Sandbox::start`], and connects the streams of its process.
@@ -72,7 +77,7 @@ impl Sandbox {
             end = self.booted.vmm.ended() => return Err(SandboxError::Ended { operation: CREATE, end }),
         };
         let (streams, names) = connected.map_err(SandboxError::Streams)?;
-        let upper = match self.writable {
+        let upper = match container.writable {
             Writable::Nothing => Upper::None(Empty::default()),
             Writable::Memory { bytes } => Upper::TmpfsBytes(bytes),
             Writable::Disk => Upper::Ext4Device(WRITABLE_DEVICE.to_owned()),
@@ -162,8 +167,11 @@ const CREATE: &str = "create the container";
 pub struct OomKilled(pub bool);
 
 /// The files behind a sandbox's disks.
+#[derive(Debug, Default)]
 pub struct Disks {
-    pub image: File,
+    /// The container's root as EROFS.
+    pub image: Option<File>,
+    /// An empty ext4 file system, for [`Writable::Disk`].
     pub writable: Option<File>,
 }
 
