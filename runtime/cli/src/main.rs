@@ -1,1 +1,50 @@
-fn main() {}
+//! `securectr`: containers, each in a microVM of its own.
+//!
+//! Exit codes: that of the container's command; 128 + the signal that ended it; 125 when securectr itself failed; 126 when the
+//! command could not be executed, 127 when it was not found.
+
+mod args;
+mod bundle;
+mod check;
+mod paths;
+mod report;
+mod run;
+mod signals;
+mod streams;
+mod terminal;
+mod timeline;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{
+    args::{Args, Command},
+    report::Report,
+};
+
+/// Our own failure, as for docker run.
+const OWN_FAILURE: u8 = 125;
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(usage) => {
+            // Help and version come this way too; that standard output is gone is not worth a word.
+            let _ = usage.print();
+            return ExitCode::from(if usage.use_stderr() { OWN_FAILURE } else { 0 });
+        }
+    };
+    let report = Report::new(args.global.log_format);
+    let result = match &args.command {
+        Command::Run(run) => run::run(run, &args.global, &report),
+        Command::Check(check) => check::check(check, &args.global),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            report.error(&error);
+            ExitCode::from(OWN_FAILURE)
+        }
+    }
+}

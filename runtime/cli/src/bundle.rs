@@ -1,0 +1,286 @@
+//! From what was typed and what the image says to an OCI runtime spec. Where neither says anything, it is as with docker.
+
+use std::{collections::HashMap, env, ffi::OsString};
+
+use oci_spec::runtime::{Capability, LinuxCpu, LinuxMemory, Process, Spec, User as SpecUser};
+use securectr_image::{ImageConfig, User};
+use securectr_sandbox::SandboxId;
+use thiserror::Error;
+
+use crate::args::Run;
+
+/// What `docker run` does by default, in the terms of the runtime spec.
+const DEFAULT_SPEC: &str = include_str!("default_spec.json");
+
+/// As docker sets it when the image does not.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The period of CPU quotas, in microseconds; the kernel's own default.
+const CPU_PERIOD_US: u64 = 100_000;
+
+#[derive(Debug, Error, PartialEq)]
+pub(crate) enum BundleError {
+    #[error("no command: neither the command line nor the image names one")]
+    NoCommand,
+    #[error("an argument is not UTF-8: {0:?}")]
+    NotUtf8(OsString),
+    #[error("an environment variable has no name: {0:?}")]
+    NoVariableName(String),
+    #[error("the working directory {0:?} is not an absolute path")]
+    RelativeWorkdir(String),
+    #[error("the host name {0:?} is not one: letters, digits, '-' and '.', at most 63")]
+    Hostname(String),
+    #[error("there is no capability {0:?}")]
+    Capability(String),
+    #[error("the built-in default spec: {0}")]
+    DefaultSpec(String),
+}
+
+/// What a container is made from.
+pub(crate) struct Source<'a> {
+    pub id: &'a SandboxId,
+    pub run: &'a Run,
+    /// The words behind the image.
+    pub command: &'a [OsString],
+    pub image: &'a ImageConfig,
+    pub user: &'a User,
+}
+
+/// Writes the spec.
+pub(crate) fn spec(source: &Source<'_>) -> Result<Spec, BundleError> {
+    let hostname = hostname(source)?;
+    let mut spec: Spec =
+        serde_json::from_str(DEFAULT_SPEC).map_err(|error| BundleError::DefaultSpec(error.to_string()))?;
+    let mut process = spec.process().clone().unwrap_or_default();
+    process.set_args(Some(args(source)?));
+    process.set_env(Some(environment(source, &hostname)?));
+    process.set_cwd(workdir(source)?.into());
+    process.set_terminal(Some(source.run.tty));
+    set_user(&mut process, source.user);
+    set_capabilities(&mut process, source)?;
+    spec.set_process(Some(process));
+    spec.set_hostname(Some(hostname));
+    let mut root = spec.root().clone().unwrap_or_default();
+    root.set_readonly(Some(source.run.read_only));
+    spec.set_root(Some(root));
+    set_limits(&mut spec, source.run);
+    Ok(spec)
+}
+
+fn args(source: &Source<'_>) -> Result<Vec<String>, BundleError> {
+    let command = source
+        .command
+        .iter()
+        .map(|word| word.to_str().map(str::to_owned).ok_or_else(|| BundleError::NotUtf8(word.clone())))
+        .collect::<Result<Vec<_>, _>>()?;
+    // With another entry point the image's arguments would make no sense.
+    let (entrypoint, image_command) = match &source.run.entrypoint {
+        Some(asked) => (Vec::from_iter(Some(asked.clone()).filter(|asked| !asked.is_empty())), Vec::new()),
+        None => (source.image.entrypoint.clone(), source.image.cmd.clone()),
+    };
+    let command = if command.is_empty() { image_command } else { command };
+    let args = [entrypoint, command].concat();
+    if args.is_empty() { Err(BundleError::NoCommand) } else { Ok(args) }
+}
+
+fn environment(source: &Source<'_>, hostname: &str) -> Result<Vec<String>, BundleError> {
+    let mut variables = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={hostname}")];
+    if source.run.tty {
+        set_variable(&mut variables, "TERM=xterm".to_owned());
+    }
+    for variable in &source.image.env {
+        set_variable(&mut variables, variable.clone());
+    }
+    for typed in &source.run.env {
+        if typed.is_empty() || typed.starts_with('=') {
+            return Err(BundleError::NoVariableName(typed.clone()));
+        }
+        if typed.contains('=') {
+            set_variable(&mut variables, typed.clone());
+        } else if let Some(value) = env::var_os(typed) {
+            let value = value.into_string().map_err(BundleError::NotUtf8)?;
+            set_variable(&mut variables, format!("{typed}={value}"));
+        }
+    }
+    if !variables.iter().any(|variable| variable.starts_with("HOME=")) {
+        variables.push(format!("HOME={}", source.user.home));
+    }
+    Ok(variables)
+}
+
+/// A later value takes the place of an earlier one.
+fn set_variable(variables: &mut Vec<String>, variable: String) {
+    let name = |entry: &str| entry.split('=').next().map(str::to_owned);
+    match variables.iter_mut().find(|entry| name(entry) == name(&variable)) {
+        Some(entry) => *entry = variable,
+        None => variables.push(variable),
+    }
+}
+
+fn workdir(source: &Source<'_>) -> Result<String, BundleError> {
+    let image = source.image.working_dir.clone().filter(|dir| !dir.is_empty());
+    let dir = source.run.workdir.clone().or(image).unwrap_or_else(|| "/".to_owned());
+    if dir.starts_with('/') { Ok(dir) } else { Err(BundleError::RelativeWorkdir(dir)) }
+}
+
+fn hostname(source: &Source<'_>) -> Result<String, BundleError> {
+    let Some(asked) = &source.run.hostname else {
+        return Ok(source.id.as_str().chars().take(12).map(|c| if c == '_' { '-' } else { c }).collect());
+    };
+    let fits = (1..=63).contains(&asked.len()) && !asked.starts_with(['-', '.']);
+    if fits && asked.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c)) {
+        Ok(asked.clone())
+    } else {
+        Err(BundleError::Hostname(asked.clone()))
+    }
+}
+
+fn set_user(process: &mut Process, user: &User) {
+    let mut spec_user = SpecUser::default();
+    spec_user.set_uid(user.uid).set_gid(user.gid).set_additional_gids(Some(user.additional_gids.clone()));
+    process.set_user(spec_user);
+}
+
+/// Root gets the capabilities; others get them as a bound only, so that a set-uid program may have them.
+fn set_capabilities(process: &mut Process, source: &Source<'_>) -> Result<(), BundleError> {
+    let mut capabilities = process.capabilities().clone().unwrap_or_default();
+    let mut set = capabilities.bounding().clone().unwrap_or_default();
+    // As docker does: what is dropped first can be added again.
+    for name in &source.run.cap_drop {
+        named(name)?.iter().for_each(|capability| drop(set.remove(capability)));
+    }
+    for name in &source.run.cap_add {
+        set.extend(named(name)?);
+    }
+    if source.user.uid == 0 {
+        capabilities.set_effective(Some(set.clone())).set_permitted(Some(set.clone()));
+    }
+    capabilities.set_bounding(Some(set));
+    process.set_capabilities(Some(capabilities));
+    Ok(())
+}
+
+/// One capability by its name, with or without `CAP_`, or all of them.
+fn named(name: &str) -> Result<Vec<Capability>, BundleError> {
+    let upper = name.to_ascii_uppercase();
+    if upper == "ALL" {
+        return Ok(Capability::iter().collect());
+    }
+    let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    let capability = format!("CAP_{short}").parse().map_err(|_| BundleError::Capability(name.to_owned()))?;
+    Ok(vec![capability])
+}
+
+fn set_limits(spec: &mut Spec, run: &Run) {
+    let Some(mut linux) = spec.linux().clone() else { return };
+    let mut resources = linux.resources().clone().unwrap_or_default();
+    if let Some(limit) = run.memory {
+        // No swap on top: the limit is what was asked for.
+        let mut memory = LinuxMemory::default();
+        memory.set_limit(Some(limit)).set_swap(Some(limit));
+        resources.set_memory(Some(memory));
+    }
+    if let Some(cpus) = run.cpus {
+        let mut cpu = LinuxCpu::default();
+        cpu.set_period(Some(CPU_PERIOD_US)).set_quota(Some((cpus * CPU_PERIOD_US as f64) as i64));
+        resources.set_cpu(Some(cpu));
+    }
+    linux.set_resources(Some(resources));
+    linux.set_sysctl(Some(HashMap::new()));
+    spec.set_linux(Some(linux));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    const ROOT: User = User { uid: 0, gid: 0, additional_gids: Vec::new(), home: String::new() };
+
+    fn with(options: &[&str], image: &ImageConfig, user: &User) -> Result<Spec, BundleError> {
+        let argv = ["securectr", "run"].iter().chain(options);
+        let Command::Run(run) = Args::try_parse_from(argv).unwrap().command else { panic!() };
+        let command = run.words.get(1..).unwrap_or_default();
+        spec(&Source { id: &"some_name".parse().unwrap(), run: &run, command, image, user })
+    }
+
+    fn process(options: &[&str], image: &ImageConfig) -> Process {
+        with(options, image, &ROOT).unwrap().process().clone().unwrap()
+    }
+
+    fn image() -> ImageConfig {
+        ImageConfig {
+            entrypoint: vec!["/entry".into()],
+            cmd: vec!["default".into()],
+            env: vec!["PATH=/image".into(), "A=image".into()],
+            working_dir: Some("/work".into()),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_image_decides_what_was_not_typed() {
+        let process = process(&["i"], &image());
+        assert_eq!(process.args().as_deref().unwrap(), ["/entry", "default"]);
+        assert_eq!(process.cwd().to_str(), Some("/work"));
+    }
+
+    #[test]
+    fn words_replace_the_images_command_and_an_entrypoint_both() {
+        assert_eq!(process(&["i", "a", "b"], &image()).args().as_deref().unwrap(), ["/entry", "a", "b"]);
+        let asked = process(&["--entrypoint", "/mine", "i", "a"], &image());
+        assert_eq!(asked.args().as_deref().unwrap(), ["/mine", "a"]);
+        assert_eq!(process(&["--entrypoint=", "i", "a"], &image()).args().as_deref().unwrap(), ["a"]);
+        assert_eq!(with(&["--entrypoint=", "i"], &image(), &ROOT), Err(BundleError::NoCommand));
+    }
+
+    #[test]
+    fn typed_variables_outrank_the_images() {
+        let variables = process(&["-e", "A=typed", "-e", "B=1", "i"], &image()).env().clone().unwrap();
+        assert!(variables.contains(&"PATH=/image".to_owned()) && variables.contains(&"A=typed".to_owned()));
+        assert_eq!(variables.iter().filter(|variable| variable.starts_with("A=")).count(), 1);
+        assert!(with(&["-e", "=x", "i"], &image(), &ROOT).is_err());
+    }
+
+    #[test]
+    fn a_user_has_no_capabilities_of_its_own() {
+        let user = User { uid: 1000, gid: 1000, additional_gids: vec![5], home: "/home/u".into() };
+        let process = with(&["i"], &image(), &user).unwrap().process().clone().unwrap();
+        let capabilities = process.capabilities().clone().unwrap();
+        assert!(capabilities.bounding().is_some() && capabilities.effective().is_none());
+        assert!(process.env().clone().unwrap().contains(&"HOME=/home/u".to_owned()));
+    }
+
+    #[test]
+    fn capabilities_are_dropped_then_added() {
+        let process = process(&["--cap-drop", "ALL", "--cap-add", "net_admin", "i"], &image());
+        let capabilities = process.capabilities().clone().unwrap();
+        assert_eq!(capabilities.effective().clone().unwrap(), [Capability::NetAdmin].into());
+        let refused = Err(BundleError::Capability("FLY".into()));
+        assert_eq!(with(&["--cap-add", "FLY", "i"], &image(), &ROOT), refused);
+    }
+
+    #[test]
+    fn limits_reach_the_spec() {
+        let spec = with(&["--memory", "128m", "--cpus", "1.5", "i"], &image(), &ROOT).unwrap();
+        let resources = spec.linux().clone().unwrap().resources().clone().unwrap();
+        assert_eq!(resources.memory().unwrap().limit(), Some(128 << 20));
+        assert_eq!(resources.cpu().clone().unwrap().quota(), Some(150_000));
+    }
+
+    #[test]
+    fn a_host_name_is_checked_and_made_from_the_name_otherwise() {
+        assert_eq!(with(&["i"], &image(), &ROOT).unwrap().hostname().as_deref(), Some("some-name"));
+        for bad in ["", "a b", "-x", "a\nb"] {
+            assert!(with(&["--hostname", bad, "i"], &image(), &ROOT).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_relative_workdir_is_refused() {
+        let refused = Err(BundleError::RelativeWorkdir("tmp".into()));
+        assert_eq!(with(&["-w", "tmp", "i"], &image(), &ROOT), refused);
+    }
+}

@@ -1,0 +1,90 @@
+//! `securectr check`: whether this machine can run securectr. The proof is a guest that boots, not the presence of a device.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use securectr_sandbox::{Disks, Host, Installation, MachinePlan, Sandbox, SandboxId, Settings, StateRoot};
+use serde::Serialize;
+
+use crate::args::{Check, Global, LogFormat};
+
+/// The tiny guest's memory, in MiB: kernel and agent, no container.
+const MEMORY_MIB: u32 = 128;
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Finding {
+    what: &'static str,
+    ok: bool,
+    detail: String,
+    /// What to do about it; empty when it is well.
+    advice: &'static str,
+}
+
+pub(crate) fn check(check: &Check, global: &Global) -> Result<u8> {
+    let findings = findings(global)?;
+    match check.format {
+        LogFormat::Json => println!("{}", serde_json::to_string_pretty(&findings)?),
+        LogFormat::Text => {
+            for finding in &findings {
+                let mark = if finding.ok { "ok  " } else { "FAIL" };
+                println!("{mark} {}: {}", finding.what, finding.detail);
+                if !finding.ok {
+                    println!("     {}", finding.advice);
+                }
+            }
+        }
+    }
+    Ok(u8::from(!findings.iter().all(|finding| finding.ok)))
+}
+
+/// Each finding needs those before it: the first failure is the last finding.
+fn findings(global: &Global) -> Result<Vec<Finding>> {
+    let state = StateRoot::open()?;
+    let mut findings = Vec::new();
+    let installation = match Installation::find() {
+        Ok(found) => {
+            findings.push(well("the parts of securectr", found.kernel.display().to_string()));
+            found
+        }
+        Err(error) => {
+            let advice = "build or install it: make build, or make install PREFIX=DIR";
+            findings.push(Finding {
+                what: "the parts of securectr",
+                ok: false,
+                detail: error.to_string(),
+                advice,
+            });
+            return Ok(findings);
+        }
+    };
+    let host = Host { installation, state, echo_console: global.debug };
+    let settings =
+        Settings { default_memory_mib: MEMORY_MIB, default_vcpu_count: 1, verbose_console: global.debug };
+    let begin = Instant::now();
+    findings.push(match boot(&host, &MachinePlan::bare(&settings)) {
+        Ok(()) => well("a guest boots", format!("its agent answered after {} ms", begin.elapsed().as_millis())),
+        Err(error) => Finding {
+            what: "a guest boots",
+            ok: false,
+            detail: format!("{error:#}"),
+            advice: "use a machine with hardware virtualization (Intel VT-x or AMD-V; in a virtual machine: nested), or try the \
+                     emulated test host: make host",
+        },
+    });
+    Ok(findings)
+}
+
+fn well(what: &'static str, detail: String) -> Finding {
+    Finding { what, ok: true, detail, advice: "" }
+}
+
+fn boot(host: &Host, machine: &MachinePlan) -> Result<()> {
+    let id = SandboxId::random().context("make a name")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
+    runtime.block_on(async {
+        Sandbox::boot(&id, machine, host, Disks::default()).await?;
+        Ok(())
+    })
+}

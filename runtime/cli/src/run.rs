@@ -1,0 +1,221 @@
+//! `securectr run`: a container from its image to its exit code.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use securectr_image::{Image, Reference, Store};
+use securectr_sandbox::{
+    Disks, ExitStatus, Host, Installation, LaunchFailure, OomKilled, Plan, Sandbox, SandboxId, Settings,
+    StateRoot, StreamsWanted, Writable, plan, writable_disk,
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    args::{Global, Run},
+    bundle::{self, Source},
+    paths,
+    report::Report,
+    signals::{self, Outside},
+    streams::{self, Output},
+    terminal::{self, RawMode},
+    timeline::Timeline,
+};
+
+/// Memory of a guest without `--memory`, in MiB. It is backed as the guest touches it.
+const DEFAULT_MEMORY_MIB: u32 = 512;
+
+/// More vCPUs than this are given only when asked for.
+const DEFAULT_MOST_VCPUS: usize = 8;
+
+/// `execve` did not find it, as a shell says it.
+const NOT_FOUND: u8 = 127;
+const NOT_EXECUTABLE: u8 = 126;
+
+pub(crate) fn run(run: &Run, global: &Global, report: &Report) -> Result<u8> {
+    let timeline = Timeline::begin();
+    if run.tty && run.interactive && !terminal::stdin_is_terminal() {
+        bail!("give the container a terminal: standard input is not one; leave out -t or -i");
+    }
+    let state = StateRoot::open()?;
+    let mut installation = Installation::find()?;
+    if let Some(kernel) = &run.kernel {
+        installation.kernel = kernel.clone();
+    }
+    let (image, command) = image(run, global, report)?;
+    timeline.stamp("image");
+    let id = run.name.clone().map_or_else(SandboxId::random, Ok).context("make a name")?;
+    let user = image.resolve_user(run.user.as_deref())?;
+    let source = Source { id: &id, run, command, image: &image.config, user: &user };
+    let plan = plan(id.clone(), bundle::spec(&source)?, writable(run), &settings(global))?;
+    timeline.stamp("plan");
+    if run.dry_run {
+        println!("{}", serde_json::to_string_pretty(&plan)?);
+        return Ok(0);
+    }
+    let host = Host { installation, state, echo_console: global.debug };
+    let session = Session { plan: &plan, run, report, timeline: &timeline };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
+    let writable = match plan.container.writable {
+        Writable::Disk => Some(writable_disk(&paths::store(global)?.join("writable"))?),
+        Writable::Memory { .. } | Writable::Nothing => None,
+    };
+    let disks = Disks { image: Some(image.erofs), writable };
+    timeline.stamp("disks");
+    let code = runtime.block_on(session.run(&host, disks));
+    // The thread that reads our standard input may wait for ever.
+    runtime.shutdown_background();
+    code
+}
+
+/// Opens the image, and tells it from the command behind it.
+fn image<'a>(run: &'a Run, global: &Global, report: &Report) -> Result<(Image, &'a [std::ffi::OsString])> {
+    let store = Store::open(&paths::store(global)?)?;
+    let mut progress = |step: securectr_image::Progress| report.progress(&step.to_string());
+    if let Some(directory) = &run.rootfs {
+        return Ok((store.pack_directory(Path::new(directory), &mut progress)?, &run.words));
+    }
+    let Some((reference, command)) = run.words.split_first() else {
+        bail!("no image: see securectr run --help");
+    };
+    let reference: Reference = reference.to_str().context("an image name that is not UTF-8")?.parse()?;
+    Ok((store.rootfs(&reference, &mut progress)?, command))
+}
+
+fn settings(global: &Global) -> Settings {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    Settings {
+        default_memory_mib: DEFAULT_MEMORY_MIB,
+        default_vcpu_count: cpus.min(DEFAULT_MOST_VCPUS) as u8,
+        verbose_console: global.debug,
+    }
+}
+
+fn writable(run: &Run) -> Writable {
+    if run.read_only {
+        Writable::Nothing
+    } else {
+        Writable::Disk
+    }
+}
+
+/// One container, and who looks at it.
+struct Session<'a> {
+    plan: &'a Plan,
+    run: &'a Run,
+    report: &'a Report,
+    timeline: &'a Timeline,
+}
+
+impl Session<'_> {
+    async fn run(&self, host: &Host, disks: Disks) -> Result<u8> {
+        let mut outside = signals::listen().context("listen to signals")?;
+        let sandbox = tokio::select! {
+            sandbox = Sandbox::boot(&self.plan.id, &self.plan.machine, host, disks) => sandbox?,
+            signal = ending_signal(&mut outside) => return Ok(code_of_signal(signal)),
+        };
+        self.timeline.stamp("agent");
+        let container = &self.plan.container;
+        let streams = sandbox.create(container, self.streams_wanted()).await?;
+        self.timeline.stamp("created");
+        let _raw = (self.run.tty && self.run.interactive)
+            .then(RawMode::enter)
+            .transpose()
+            .context("set up the terminal")?;
+        self.resize(&sandbox).await?;
+        let output = streams::join(streams, self.timeline).context("join the container's streams")?;
+        if let Err(failure) = sandbox.start(container).await? {
+            return Ok(self.explain(failure));
+        }
+        self.timeline.stamp("started");
+        let (status, oom) = self.wait(&sandbox, &mut outside).await?;
+        self.timeline.stamp("exit");
+        self.finish(output, &mut outside).await;
+        drop(_raw);
+        if self.run.timings {
+            eprintln!("{}", self.timeline.to_json());
+        }
+        Ok(self.code(status, oom))
+    }
+
+    fn streams_wanted(&self) -> StreamsWanted {
+        StreamsWanted { stdin: self.run.interactive, stdout: true, stderr: !self.run.tty }
+    }
+
+    async fn wait(
+        &self,
+        sandbox: &Sandbox,
+        outside: &mut mpsc::Receiver<Outside>,
+    ) -> Result<(ExitStatus, OomKilled)> {
+        let container = &self.plan.container;
+        let mut ended = std::pin::pin!(sandbox.wait(container));
+        loop {
+            tokio::select! {
+                biased;
+                status = &mut ended => return Ok(status?),
+                Some(event) = outside.recv() => match event {
+                    Outside::Signal(number) => {
+                        // A container that ended a moment ago takes no signal: that is no error.
+                        if let Err(error) = sandbox.signal(container, number.unsigned_abs()).await {
+                            self.report.warning(&format!("{:#}", anyhow::Error::from(error)));
+                        }
+                    }
+                    Outside::Resized => self.resize(sandbox).await?,
+                },
+            }
+        }
+    }
+
+    async fn resize(&self, sandbox: &Sandbox) -> Result<()> {
+        if let (true, Some((columns, rows))) = (self.run.tty, terminal::size()) {
+            sandbox.resize(&self.plan.container, columns, rows).await?;
+        }
+        Ok(())
+    }
+
+    /// The container is gone; its last output may wait for a slow reader, which a signal cuts short.
+    async fn finish(&self, output: Output, outside: &mut mpsc::Receiver<Outside>) {
+        tokio::select! {
+            () = output.written() => {}
+            _ = ending_signal(outside) => {}
+        }
+    }
+
+    fn explain(&self, failure: LaunchFailure) -> u8 {
+        let code = match failure.source.kind() {
+            std::io::ErrorKind::NotFound => NOT_FOUND,
+            _ => NOT_EXECUTABLE,
+        };
+        self.report.error(&failure.into());
+        code
+    }
+
+    fn code(&self, status: ExitStatus, OomKilled(oom): OomKilled) -> u8 {
+        if oom && status != ExitStatus::Code(0) {
+            let limit =
+                self.run.memory.map_or("the guest's memory".to_owned(), |limit| format!("{limit} bytes"));
+            self.report
+                .warning(&format!("the container ran out of memory ({limit}): its kernel killed a process"));
+        }
+        match status {
+            ExitStatus::Code(code) => code,
+            ExitStatus::Signal(signal) => code_of_signal(signal.into()),
+        }
+    }
+}
+
+/// The next signal from outside, by number.
+async fn ending_signal(outside: &mut mpsc::Receiver<Outside>) -> i32 {
+    loop {
+        match outside.recv().await {
+            Some(Outside::Signal(number)) => return number,
+            Some(Outside::Resized) => {}
+            // The listeners live as long as the runtime.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn code_of_signal(signal: i32) -> u8 {
+    (128 + (signal & 0x7f)) as u8
+}

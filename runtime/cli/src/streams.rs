@@ -1,0 +1,76 @@
+//! The container's streams joined to ours. Each direction is a thread with plain reads and writes: our own descriptors may be
+//! terminals, pipes or files, and the kernel moves the bytes (`io::copy` splices where it can).
+
+use std::{
+    io::{self, Read, Write},
+    net::Shutdown,
+    os::unix::net::UnixStream,
+    thread,
+};
+
+use rustix::stdio;
+use securectr_sandbox::Streams;
+use tokio::sync::oneshot;
+
+use crate::timeline::Timeline;
+
+/// Output that is still on its way.
+pub(crate) struct Output(Vec<oneshot::Receiver<()>>);
+
+/// Starts the threads.
+pub(crate) fn join(streams: Streams, timeline: &Timeline) -> io::Result<Output> {
+    if let Some(stdin) = streams.stdin {
+        let ours = stdio::stdin().try_clone_to_owned()?;
+        // Nobody waits for this one: a read of a terminal does not end with the container.
+        thread::Builder::new().name("stdin".into()).spawn(move || feed(ours.into(), &stdin))?;
+    }
+    let mut output = Vec::new();
+    if let Some(stdout) = streams.stdout {
+        let ours = stdio::stdout().try_clone_to_owned()?;
+        output.push(drain("stdout", stdout, ours.into(), timeline.clone())?);
+    }
+    if let Some(stderr) = streams.stderr {
+        let ours = stdio::stderr().try_clone_to_owned()?;
+        output.push(drain("stderr", stderr, ours.into(), timeline.clone())?);
+    }
+    Ok(Output(output))
+}
+
+impl Output {
+    /// Waits until everything that the container wrote is written.
+    pub(crate) async fn written(self) {
+        for thread in self.0 {
+            let _ = thread.await;
+        }
+    }
+}
+
+/// At our end of file, or when the container takes no more, its input ends.
+fn feed(mut ours: std::fs::File, mut theirs: &UnixStream) {
+    let _ = io::copy(&mut ours, &mut theirs);
+    let _ = theirs.shutdown(Shutdown::Write);
+}
+
+fn drain(
+    name: &str,
+    mut theirs: UnixStream,
+    mut ours: std::fs::File,
+    timeline: Timeline,
+) -> io::Result<oneshot::Receiver<()>> {
+    let (done, receiver) = oneshot::channel();
+    thread::Builder::new().name(name.into()).spawn(move || {
+        // A reader of ours that is gone must look gone to the container, too: the stream is closed either way.
+        let _ = copy_stamped(&mut theirs, &mut ours, &timeline);
+        let _ = theirs.shutdown(Shutdown::Both);
+        let _ = done.send(());
+    })?;
+    Ok(receiver)
+}
+
+fn copy_stamped(theirs: &mut UnixStream, ours: &mut std::fs::File, timeline: &Timeline) -> io::Result<()> {
+    let mut first = [0; 4096];
+    let length = theirs.read(&mut first)?;
+    timeline.stamp("first_byte");
+    ours.write_all(first.get(..length).unwrap_or_default())?;
+    io::copy(theirs, ours).map(drop)
+}
