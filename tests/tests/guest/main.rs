@@ -1,6 +1,7 @@
 //! What needs a guest. `make test` runs this where KVM can run Linux guests; elsewhere it fails, it is never skipped.
 
 mod failures;
+mod images;
 mod leftovers;
 mod limits;
 mod run;

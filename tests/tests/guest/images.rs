@@ -1,0 +1,68 @@
+//! Images from strangers: refused or contained, and told by name.
+
+use std::{fs, path::Path};
+
+use anyhow::Result;
+use securectr_tests::{Finished, Started, checkout, program};
+
+/// Runs `true` in an image, with a store that has seen no other.
+fn run_from(reference: &str) -> Result<Finished> {
+    let store = tempfile::tempdir()?;
+    let mut command = std::process::Command::new(program("securectr"));
+    command.arg("--store").arg(store.path()).args(["run", reference, "true"]);
+    let finished = Started::spawn(&mut command)?.finish(b"")?;
+    assert!(nothing_half_written(store.path())?, "{finished:?}");
+    Ok(finished)
+}
+
+/// No image is in the store; what is there is empty bookkeeping.
+fn nothing_half_written(store: &Path) -> Result<bool> {
+    let listed = std::process::Command::new("find").arg(store).args(["-type", "f", "-size", "+0"]).output()?;
+    Ok(listed.stdout.is_empty())
+}
+
+fn busybox() -> Result<Vec<u8>> {
+    Ok(fs::read(checkout().join("target/images/busybox.tar"))?)
+}
+
+fn assert_refused(finished: &Finished, archive: &Path) {
+    assert_eq!(finished.code, 125, "{finished:?}");
+    let last = finished.err().lines().last().unwrap_or_default().to_owned();
+    assert!(last.contains(&archive.display().to_string()), "does not name the archive: {finished:?}");
+}
+
+#[test]
+fn a_truncated_archive_is_refused() -> Result<()> {
+    let whole = busybox()?;
+    let archive = tempfile::NamedTempFile::new()?;
+    fs::write(archive.path(), &whole[..whole.len() / 2])?;
+    assert_refused(&run_from(&format!("oci-archive:{}", archive.path().display()))?, archive.path());
+    Ok(())
+}
+
+#[test]
+fn a_changed_layer_is_refused_by_its_digest() -> Result<()> {
+    let mut bytes = busybox()?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    let archive = tempfile::NamedTempFile::new()?;
+    fs::write(archive.path(), bytes)?;
+    let refused = run_from(&format!("oci-archive:{}", archive.path().display()))?;
+    assert_refused(&refused, archive.path());
+    assert!(refused.err().contains("digest"), "{refused:?}");
+    Ok(())
+}
+
+#[test]
+fn a_missing_archive_is_named() -> Result<()> {
+    assert_refused(&run_from("oci-archive:/no/such/archive.tar")?, Path::new("/no/such/archive.tar"));
+    Ok(())
+}
+
+#[test]
+fn a_reference_of_no_known_form_is_answered_with_the_forms() -> Result<()> {
+    let refused = run_from("alpine")?;
+    assert_eq!(refused.code, 125, "{refused:?}");
+    assert!(refused.err().contains("oci-archive:FILE"), "{refused:?}");
+    Ok(())
+}
