@@ -1,1 +1,30 @@
 //! Images: archives and layouts, layers merged into one EROFS image, the store.
+//!
+//! ```text
+//! Reference -> source (find, check) -> layer (decompress, verify) -> tar -> tree (merge) -> erofs (write) -> store
+//! ```
+//! Everything that comes out of an image is hostile. No entry of a layer ever becomes a file of the host: layers are merged in
+//! memory, and the file system image is written directly. Device nodes, set-user-ID bits and owners are data like any other;
+//! the guest, not the host, gives them a meaning.
+
+mod config;
+mod digest;
+mod erofs;
+mod import;
+mod layer;
+mod limits;
+mod pack;
+mod reference;
+mod section;
+mod source;
+mod store;
+mod tar;
+mod tree;
+mod user;
+
+pub use config::ImageConfig;
+pub use digest::{Digest, ParseDigestError};
+pub use limits::{Exceeded, Limits};
+pub use reference::{ParseReferenceError, Reference};
+pub use store::{Error, Image, Progress, Store};
+pub use user::{ResolveUserError, User};

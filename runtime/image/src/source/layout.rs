@@ -1,0 +1,129 @@
+//! OCI image layouts (image-layout.md, image-index.md, manifest.md), and Docker's media types for the same things.
+
+use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
+
+use super::blobs::{Blobs, parse};
+use super::{Error, Found, architecture, assemble, platform};
+use crate::digest::Digest;
+use crate::limits::{Exceeded, Limits};
+
+pub(super) const INDEX: &str = "index.json";
+/// An index of indexes of indexes: more is not seen in the wild.
+const MAX_NESTING: usize = 3;
+
+const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const DOCKER_LAYERS: [&str; 4] = [
+    "application/vnd.docker.image.rootfs.diff.tar",
+    "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    "application/vnd.docker.image.rootfs.diff.tar.zstd",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+];
+
+/// Names of an image in its index: the specification's own, and the one that containerd and Docker add.
+const NAME_ANNOTATIONS: [&str; 2] = ["org.opencontainers.image.ref.name", "io.containerd.image.name"];
+
+pub(super) fn find(blobs: &Blobs, tag: Option<&str>, limits: &Limits) -> Result<Found, Error> {
+    let index: ImageIndex = parse(INDEX, &blobs.read(INDEX, limits)?)?;
+    let mut descriptor = choose(index.manifests(), tag)?.clone();
+    for _ in 0..MAX_NESTING {
+        let (digest, bytes) = (digest_of(&descriptor)?, descriptor.size());
+        let content = blobs.read_blob(&digest, bytes, limits)?;
+        match descriptor.media_type() {
+            MediaType::ImageManifest => return from_manifest(blobs, &digest, &content, limits),
+            MediaType::Other(other) if other == DOCKER_MANIFEST => {
+                return from_manifest(blobs, &digest, &content, limits);
+            }
+            MediaType::ImageIndex => {}
+            MediaType::Other(other) if other == DOCKER_INDEX => {}
+            other => return Err(Error::MediaType(other.to_string())),
+        }
+        let index: ImageIndex = parse(&digest.to_string(), &content)?;
+        descriptor = choose(index.manifests(), None)?.clone();
+    }
+    Err(Error::Nesting)
+}
+
+fn from_manifest(blobs: &Blobs, digest: &Digest, content: &[u8], limits: &Limits) -> Result<Found, Error> {
+    let manifest: ImageManifest = parse(&digest.to_string(), content)?;
+    if manifest.layers().len() > limits.layers {
+        return Err(Exceeded { of: "layers", limit: limits.layers as u64 }.into());
+    }
+    let id = digest_of(manifest.config())?;
+    let config = blobs.read_blob(&id, manifest.config().size(), limits)?;
+    let layers = manifest.layers().iter().map(|layer| {
+        check_layer_type(layer.media_type())?;
+        let digest = digest_of(layer)?;
+        Ok((blobs.blob(&digest, layer.size())?, Some(digest)))
+    });
+    assemble(id, &config, layers.collect::<Result<_, Error>>()?, limits)
+}
+
+/// How a layer is compressed is read from its first bytes; here only what is no plain layer (encrypted ones, say) is refused.
+fn check_layer_type(media_type: &MediaType) -> Result<(), Error> {
+    match media_type {
+        MediaType::ImageLayer
+        | MediaType::ImageLayerGzip
+        | MediaType::ImageLayerZstd
+        | MediaType::ImageLayerNonDistributable
+        | MediaType::ImageLayerNonDistributableGzip
+        | MediaType::ImageLayerNonDistributableZstd => Ok(()),
+        MediaType::Other(other) if DOCKER_LAYERS.contains(&other.as_str()) => Ok(()),
+        other => Err(Error::MediaType(other.to_string())),
+    }
+}
+
+fn digest_of(descriptor: &Descriptor) -> Result<Digest, Error> {
+    Ok(descriptor.digest().to_string().parse()?)
+}
+
+/// The one that `tag` names, for this machine's platform.
+fn choose<'a>(descriptors: &'a [Descriptor], tag: Option<&str>) -> Result<&'a Descriptor, Error> {
+    let named: Vec<_> =
+        descriptors.iter().filter(|one| tag.is_none_or(|tag| names(one).any(|name| name == tag))).collect();
+    if named.is_empty() {
+        return Err(match tag {
+            Some(tag) => {
+                Error::Tag { wanted: tag.to_owned(), present: list(descriptors.iter().flat_map(names)) }
+            }
+            None => Error::Empty,
+        });
+    }
+    let fitting: Vec<_> = named.iter().copied().filter(|one| fits(one)).collect();
+    match fitting.as_slice() {
+        [one] => Ok(one),
+        [] => Err(Error::Platform {
+            wanted: platform(),
+            present: list(named.iter().map(|one| platform_of(one))),
+        }),
+        [first, rest @ ..] if rest.iter().all(|one| one.digest() == first.digest()) => Ok(first),
+        // An index for one image states platforms, one with several images states names.
+        [first, ..] if names(first).next().is_none() => Ok(first),
+        several => Err(Error::Ambiguous(list(several.iter().copied().flat_map(names)))),
+    }
+}
+
+fn names(descriptor: &Descriptor) -> impl Iterator<Item = &str> {
+    let annotations = descriptor.annotations().as_ref();
+    NAME_ANNOTATIONS.iter().filter_map(move |key| annotations?.get(*key)).map(String::as_str)
+}
+
+/// One without a platform may fit; its configuration decides.
+fn fits(descriptor: &Descriptor) -> bool {
+    descriptor.platform().as_ref().is_none_or(|platform| {
+        (platform.os().to_string().as_str(), platform.architecture().to_string().as_str())
+            == ("linux", architecture())
+    })
+}
+
+fn platform_of(descriptor: &Descriptor) -> String {
+    descriptor
+        .platform()
+        .as_ref()
+        .map_or_else(|| "unknown".into(), |platform| format!("{}/{}", platform.os(), platform.architecture()))
+}
+
+fn list(items: impl Iterator<Item = impl AsRef<str>>) -> String {
+    let items: Vec<_> = items.map(|item| item.as_ref().to_owned()).collect();
+    if items.is_empty() { "none with a name".into() } else { items.join(", ") }
+}

@@ -1,0 +1,147 @@
+//! What a reference leads to: the configuration and the layers of one image, found and checked, the layers not yet read.
+
+mod archive;
+mod blobs;
+mod docker;
+mod layout;
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::config::ImageConfig;
+use crate::digest::{Digest, ParseDigestError};
+use crate::limits::{Exceeded, Limits};
+use crate::reference::{Reference, Transport};
+use crate::section::{Section, Source};
+use crate::tar;
+use blobs::Blobs;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("cannot open {path}")]
+    Open {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot read the archive")]
+    Archive(#[from] tar::Error),
+    #[error("cannot read '{name}'")]
+    Read {
+        name: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("it has no '{0}'")]
+    Missing(String),
+    #[error("'{0}' is a link that leads nowhere")]
+    Link(String),
+    #[error("'{name}' has {actual} bytes, its descriptor says {expected}")]
+    Size { name: String, expected: u64, actual: u64 },
+    #[error("'{name}' does not have its digest: the digest of its content is {actual}")]
+    Digest { name: Digest, actual: Digest },
+    #[error(transparent)]
+    BadDigest(#[from] ParseDigestError),
+    #[error("'{name}' is malformed")]
+    Json {
+        name: String,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error(transparent)]
+    Exceeded(#[from] Exceeded),
+    #[error("its media type '{0}' is not supported")]
+    MediaType(String),
+    #[error("it has no image named '{wanted}' (it has: {present})")]
+    Tag { wanted: String, present: String },
+    #[error("it has several images ({0}): name one with :TAG")]
+    Ambiguous(String),
+    #[error("it has no image at all")]
+    Empty,
+    #[error("it has no image for {wanted} (it has: {present})")]
+    Platform { wanted: String, present: String },
+    #[error("its indexes are nested too deeply")]
+    Nesting,
+    #[error("it has {layers} layers, but its configuration lists {diff_ids}")]
+    LayerCount { layers: usize, diff_ids: usize },
+}
+
+/// One layer, found but not read.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    pub(crate) section: Section,
+    /// Of the stored bytes; a docker-archive states none.
+    pub(crate) digest: Option<Digest>,
+    /// Of the uncompressed tar archive.
+    pub(crate) diff_id: Digest,
+}
+
+/// One image, found but not read.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// The configuration's digest. It lists the layers' digests, so equal ids mean equal images.
+    pub(crate) id: Digest,
+    pub(crate) config: ImageConfig,
+    pub(crate) layers: Vec<Layer>,
+}
+
+/// Finds the image that `reference` names, for this machine's platform.
+pub(crate) fn find(reference: &Reference, limits: &Limits) -> Result<Found, Error> {
+    let path = reference.path();
+    let open = || Source::open(path).map_err(|source| Error::Open { path: path.to_owned(), source });
+    match reference.transport() {
+        Transport::OciLayout => layout::find(&Blobs::in_directory(path), reference.tag(), limits),
+        Transport::OciArchive => layout::find(&Blobs::in_archive(open()?, limits)?, reference.tag(), limits),
+        Transport::DockerArchive => {
+            docker::find(&Blobs::in_archive(open()?, limits)?, reference.tag(), limits)
+        }
+    }
+}
+
+/// The file whose state decides what a reference means: an archive itself, or a layout's index.
+pub(crate) fn deciding_file(reference: &Reference) -> PathBuf {
+    match reference.transport() {
+        Transport::OciLayout => reference.path().join(layout::INDEX),
+        Transport::OciArchive | Transport::DockerArchive => reference.path().to_owned(),
+    }
+}
+
+/// Joins what was found (sections and digests of layers) with the configuration's own list.
+fn assemble(
+    id: Digest,
+    config: &[u8],
+    layers: Vec<(Section, Option<Digest>)>,
+    limits: &Limits,
+) -> Result<Found, Error> {
+    let (config, diff_ids) = ImageConfig::parse(config)
+        .map_err(|source| Error::Json { name: format!("configuration {id}"), source })?;
+    let wanted = platform();
+    if (config.os.as_str(), config.architecture.as_str()) != ("linux", architecture()) {
+        let present = format!("{}/{}", config.os, config.architecture);
+        return Err(Error::Platform { wanted, present });
+    }
+    if layers.len() > limits.layers {
+        return Err(Exceeded { of: "layers", limit: limits.layers as u64 }.into());
+    }
+    if layers.len() != diff_ids.len() {
+        return Err(Error::LayerCount { layers: layers.len(), diff_ids: diff_ids.len() });
+    }
+    let layers = layers
+        .into_iter()
+        .zip(diff_ids)
+        .map(|((section, digest), diff_id)| Ok(Layer { section, digest, diff_id: diff_id.parse()? }));
+    Ok(Found { id, config, layers: layers.collect::<Result<_, Error>>()? })
+}
+
+/// This machine's architecture by its name in images (Go's GOARCH).
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn platform() -> String {
+    format!("linux/{}", architecture())
+}
