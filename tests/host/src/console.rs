@@ -7,6 +7,8 @@ use std::thread::{self, JoinHandle};
 const KEPT_BYTES: usize = 64 * 1024;
 const SHOWN_LINES: usize = 30;
 const PANIC: &str = "Kernel panic - not syncing: ";
+/// QEMU names each feature of the processor that it leaves out, for each CPU.
+const NOISE: &str = "warning: TCG doesn't support requested feature";
 
 pub(crate) struct Console {
     reader: JoinHandle<Vec<u8>>,
@@ -45,7 +47,7 @@ pub(crate) struct Tail(String);
 impl Tail {
     /// The last lines; of a panic those that led to it, not the call trace that follows.
     pub(crate) fn lines(&self) -> String {
-        let lines: Vec<&str> = self.0.lines().collect();
+        let lines: Vec<&str> = self.0.lines().filter(|line| !line.contains(NOISE)).collect();
         let end = lines.iter().position(|line| line.contains(PANIC)).map_or(lines.len(), |index| index + 1);
         let shown = lines.get(end.saturating_sub(SHOWN_LINES)..end).unwrap_or_default();
         shown.join("\n")

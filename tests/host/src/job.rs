@@ -34,16 +34,14 @@ impl Job {
             script.push("\n");
         };
         line(&[assignment("MODULES", modules_dir.as_os_str())]);
-        line(&[assignment("TERMINAL", OsStr::new(if self.terminal.is_some() { "yes" } else { "" }))]);
+        let size = self.terminal.map(|size| format!("rows {} cols {}", size.rows, size.columns));
+        line(&[assignment("TERMINAL", OsStr::new(&size.unwrap_or_default()))]);
         line(&["prepare_job() {\n:".into()]);
         for (index, dir) in self.shares.iter().enumerate() {
             line(&["share".into(), index.to_string().into(), quoted(dir.as_os_str())]);
         }
         for path in &self.copies {
             line(&["copy_to_tmpfs".into(), quoted(path.as_os_str())]);
-        }
-        if let Some(TerminalSize { rows, columns }) = self.terminal {
-            line(&[format!("stty rows {rows} cols {columns} </dev/hvc0").into()]);
         }
         line(&["}\nrun_command() {".into()]);
         line(&["cd".into(), quoted(self.cwd.as_os_str()), "|| exit 125".into()]);

@@ -16,7 +16,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, value_parser};
 
 use crate::assets::Assets;
 use crate::job::{Job, TerminalSize};
@@ -68,9 +68,9 @@ struct Options {
     /// Let virtual time count instructions, a nanosecond each, on one CPU: timings repeat within about one per cent
     #[arg(long)]
     icount: bool,
-    #[arg(long, value_name = "MIB", default_value_t = 6144)]
+    #[arg(long, value_name = "MIB", default_value_t = 6144, value_parser = value_parser!(u32).range(512..))]
     memory: u32,
-    #[arg(long, value_name = "COUNT", default_value_t = 2, conflicts_with = "icount")]
+    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = value_parser!(u8).range(1..), conflicts_with = "icount")]
     cpus: u8,
     /// Copy a file or directory into memory first, so that no time goes by waiting for it
     #[arg(long, value_name = "PATH")]

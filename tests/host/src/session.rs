@@ -1,12 +1,14 @@
 //! One job in one emulated machine, from its boot to the command's exit code.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::console::Console;
 use crate::qemu::{Channels, Machine};
@@ -16,7 +18,10 @@ pub(crate) struct Session {
     pub(crate) verbose: bool,
 }
 
-/// A line on the control port, or its end.
+/// As a shell says it: 128 and the signal's number.
+const KILLED_BY_SIGPIPE: u8 = 128 + 13;
+
+/// What is heard from the machine's channels.
 #[derive(Debug, PartialEq)]
 enum Report {
     /// The command is about to start.
@@ -24,6 +29,8 @@ enum Report {
     Exited(u8),
     /// The job could not be set up.
     Failed(String),
+    /// The caller no longer reads the command's output.
+    Unread,
     Gone,
 }
 
@@ -34,11 +41,12 @@ impl Session {
         let (qemu, channels) = machine.boot()?;
         let Channels { control, stdout, stderr, console } = channels;
         let console = Console::read(console, self.verbose);
+        let (sender, reports) = mpsc::channel();
         let outputs = [
-            thread::spawn(move || relay(stdout, io::stdout())),
-            thread::spawn(move || relay(stderr, io::stderr())),
+            relay(stdout, unbuffered(io::stdout())?, sender.clone()),
+            relay(stderr, unbuffered(io::stderr())?, sender.clone()),
         ];
-        let reports = receive(control);
+        receive(control, sender);
         let outcome = self.outcome(&reports, start);
         let status = qemu.stop()?;
         for output in outputs {
@@ -46,6 +54,7 @@ impl Session {
         }
         let cause = match outcome {
             Outcome::Exited(code) => return Ok(code),
+            Outcome::Unread => return Ok(KILLED_BY_SIGPIPE),
             Outcome::Failed(message) => bail!("{message}"),
             Outcome::TimedOut => format!("the command took longer than {} s", self.timeout.as_secs()),
             Outcome::Gone => format!("QEMU ended before the command did: {status}"),
@@ -64,6 +73,7 @@ impl Session {
                 }
                 Ok(Report::Started) => {}
                 Ok(Report::Exited(code)) => return Outcome::Exited(code),
+                Ok(Report::Unread) => return Outcome::Unread,
                 Ok(Report::Failed(message)) => return Outcome::Failed(message),
                 Ok(Report::Gone) | Err(RecvTimeoutError::Disconnected) => return Outcome::Gone,
                 Err(RecvTimeoutError::Timeout) => return Outcome::TimedOut,
@@ -74,27 +84,41 @@ impl Session {
 
 enum Outcome {
     Exited(u8),
+    Unread,
     Failed(String),
     Gone,
     TimedOut,
 }
 
-/// Ends with the machine, or when the caller no longer reads: the command then gets SIGPIPE, as in any pipeline.
-fn relay(mut from: UnixStream, mut to: impl io::Write) {
-    let _ = io::copy(&mut from, &mut to).and_then(|_| to.flush());
+/// What a command writes shows at once, also without the end of its line.
+fn unbuffered(stream: impl AsFd) -> Result<File> {
+    let fd = stream.as_fd().try_clone_to_owned().context("duplicate an output")?;
+    Ok(File::from(fd))
 }
 
-fn receive(control: UnixStream) -> Receiver<Report> {
-    let (sender, receiver) = mpsc::channel();
+/// Copies until the machine is gone. A virtio port whose reader went away blocks the command, so that is reported instead.
+fn relay(
+    mut from: UnixStream,
+    mut to: impl io::Write + Send + 'static,
+    reports: Sender<Report>,
+) -> JoinHandle<()> {
+    thread::spawn(move || {
+        if io::copy(&mut from, &mut to).and_then(|_| to.flush()).is_err() {
+            // Nobody listens once the session has its outcome.
+            let _ = reports.send(Report::Unread);
+        }
+    })
+}
+
+fn receive(control: UnixStream, reports: Sender<Report>) {
     thread::spawn(move || {
         let lines = BufReader::new(control).lines().map_while(Result::ok);
         for report in lines.filter_map(|line| parse(&line)).chain([Report::Gone]) {
-            if sender.send(report).is_err() {
+            if reports.send(report).is_err() {
                 return;
             }
         }
     });
-    receiver
 }
 
 fn parse(line: &str) -> Option<Report> {
@@ -103,5 +127,31 @@ fn parse(line: &str) -> Option<Report> {
         Some(("exit", code)) => code.parse().ok().map(Report::Exited),
         Some(("failed", message)) => Some(Report::Failed(message.to_owned())),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_understood_and_anything_else_is_passed_over() {
+        assert_eq!(parse("started"), Some(Report::Started));
+        assert_eq!(parse("exit 255"), Some(Report::Exited(255)));
+        assert_eq!(parse("failed the share /a b"), Some(Report::Failed("the share /a b".to_owned())));
+        assert_eq!(parse("exit 256"), None);
+        assert_eq!(parse("noise"), None);
+    }
+
+    #[test]
+    fn an_output_that_nobody_reads_is_reported() {
+        let (mut machine, ours) = UnixStream::pair().unwrap();
+        let (reader, caller) = UnixStream::pair().unwrap();
+        drop(reader);
+        let (sender, reports) = mpsc::channel();
+        let output = relay(ours, caller, sender);
+        io::Write::write_all(&mut machine, b"text").unwrap();
+        assert_eq!(reports.recv().unwrap(), Report::Unread);
+        output.join().unwrap();
     }
 }

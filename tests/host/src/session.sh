@@ -52,7 +52,8 @@ END
 add_tester() {
     grep -q '^kvm:' /etc/group || echo 'kvm:x:4711:' >>/etc/group
     kvm=$(awk -F: '$1 == "kvm" { print $3 }' /etc/group)
-    grep -q '^tester:' /etc/passwd || echo "tester:x:4711:$kvm::/home/tester:/bin/sh" >>/etc/passwd
+    sed -i '/^tester:/d' /etc/passwd
+    echo "tester:x:4711:$kvm::/home/tester:/bin/sh" >>/etc/passwd
     mkdir -p /home/tester /run/user/4711
     chown "4711:$kvm" /home/tester /run/user/4711
     chmod 700 /run/user/4711
@@ -82,9 +83,9 @@ copy_to_tmpfs() {
     mount --bind "$copy" "$1"
 }
 
+# The size is set while the terminal is open: opening it takes the size that QEMU knows, which is none.
 run_in_terminal() {
-    terminal=/dev/hvc0
-    (run_command <"$terminal" >"$terminal" 2>&1 3>&-)
+    (stty $TERMINAL && run_command) </dev/hvc0 >/dev/hvc0 2>&1 3>&-
 }
 
 # Pipes, because a port can be opened only once and a command may open /dev/stdout.
