@@ -24,6 +24,8 @@ pub enum Event {
     Running,
     Paused,
     Resumed,
+    /// The host has no room for what the guest writes to a disk: which disk. The guest sees an I/O error and goes on.
+    DiskFull(String),
     /// The guest has ended; the last event.
     Ended(End),
     /// The VMM could not go on; the text is its chain of causes. The last event.

@@ -1,0 +1,147 @@
+//! The machine: one recipe, from descriptors to vCPUs that wait for the word to run.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex},
+};
+
+use kvm_ioctls::{IoEventAddress, VcpuFd, VmFd};
+use securectr_vmm::spec::VmSpec;
+use thiserror::Error;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::{
+    arch::{self, BootError, BootImage, CpuError, CpuTemplate},
+    bus::{Bus, Window},
+    descriptors::{DescriptorError, Descriptors},
+    devices::{self, DeviceError, DeviceSlot, Mmio},
+    legacy::Legacy,
+    memory::{self, GuestMemory, MemoryError},
+    vcpu::{Ending, VcpuError, Vcpus},
+};
+
+mod sys;
+
+/// Where a driver writes the number of a queue that it has filled (VirtIO 1.2, section 4.2.2, QueueNotify).
+const QUEUE_NOTIFY: u64 = 0x50;
+
+/// The least that a kernel and the smallest initramfs can start in.
+const MIN_MEMORY_MIB: u32 = 16;
+/// Page tables and memslots are good for it, and no host has more.
+const MAX_MEMORY_MIB: u32 = 2 << 20;
+
+#[derive(Debug, Error)]
+pub(crate) enum MachineError {
+    #[error("{0} MiB of memory are out of bounds: {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} are possible")]
+    MemorySize(u32),
+    #[error("{0} vCPUs are out of bounds: 1 to {most} are possible", most = arch::MAX_VCPUS)]
+    VcpuCount(u8),
+    #[error("{0} devices are too many: {most} are possible", most = arch::MAX_DEVICES)]
+    DeviceCount(usize),
+    #[error("take a descriptor")]
+    Descriptor(#[from] DescriptorError),
+    #[error("{0}")]
+    Kvm(&'static str, #[source] kvm_ioctls::Error),
+    #[error("set up the guest's memory")]
+    Memory(#[from] MemoryError),
+    #[error("{0}")]
+    Io(&'static str, #[source] io::Error),
+    #[error("set up the devices")]
+    Devices(#[from] DeviceError),
+    #[error("boot the guest")]
+    Boot(#[from] BootError),
+    #[error("set up a vCPU")]
+    Cpu(#[from] CpuError),
+    #[error("start the vCPUs")]
+    Vcpu(#[from] VcpuError),
+}
+
+/// A machine whose vCPUs are there and paused.
+pub(crate) struct Machine {
+    pub vcpus: Vcpus,
+    pub ending: Arc<Ending>,
+    pub devices: Vec<Arc<Mutex<Mmio>>>,
+    /// Readable when a device has news.
+    pub news: EventFd,
+    /// The vCPUs run in this memory: it goes after them.
+    _memory: GuestMemory,
+    _vm: VmFd,
+}
+
+impl Machine {
+    /// Builds what the spec asks for and lays the kernel into its memory.
+    pub(crate) fn build(spec: &VmSpec, descriptors: &mut Descriptors) -> Result<Self, MachineError> {
+        check_bounds(spec)?;
+        let kvm = sys::kvm(descriptors.take(spec.kvm)?);
+        let vm = kvm.create_vm().map_err(|error| MachineError::Kvm("create the VM", error))?;
+        let memory = memory::allocate(spec.memory_mib)?;
+        memory::give_to_vm(&vm, &memory)?;
+        arch::prepare_vm(&vm).map_err(|error| MachineError::Kvm("set up the interrupt chips", error))?;
+
+        let news = EventFd::new(EFD_NONBLOCK).map_err(|error| MachineError::Io("make an event", error))?;
+        let slots = devices::build(spec, descriptors, &memory, &news)?;
+        let legacy = legacy(&vm, descriptors.take(spec.console)?)?;
+        for (index, slot) in slots.iter().enumerate() {
+            connect(&vm, index, slot).map_err(|error| MachineError::Kvm("connect a device", error))?;
+        }
+
+        let image = BootImage {
+            kernel: File::from(descriptors.take(spec.kernel)?),
+            initramfs: File::from(descriptors.take(spec.initramfs)?),
+        };
+        let entry = arch::load(&memory, image, &spec.command_line, spec.vcpu_count, slots.len())?;
+        let template = CpuTemplate::new(&kvm, spec.vcpu_count)?;
+        let fds = (0..spec.vcpu_count)
+            .map(|index| {
+                let vcpu = create_vcpu(&vm, index)?;
+                template.set_up(&vcpu, index, entry)?;
+                Ok(vcpu)
+            })
+            .collect::<Result<Vec<VcpuFd>, MachineError>>()?;
+
+        let devices: Vec<Arc<Mutex<Mmio>>> = slots.into_iter().map(|slot| slot.transport).collect();
+        let windows = devices.iter().map(|device| Arc::clone(device) as Arc<Mutex<dyn Window>>).collect();
+        let bus = Arc::new(Bus::new(legacy, windows));
+        let ending = Arc::new(Ending::new().map_err(|error| MachineError::Io("make an event", error))?);
+        let vcpus = Vcpus::start(fds, &bus, &ending)?;
+        Ok(Self { vcpus, ending, devices, news, _memory: memory, _vm: vm })
+    }
+}
+
+fn check_bounds(spec: &VmSpec) -> Result<(), MachineError> {
+    // vsock and rng stand beside the disks.
+    let device_count = spec.disks.len() + 2;
+    if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&spec.memory_mib) {
+        return Err(MachineError::MemorySize(spec.memory_mib));
+    }
+    if !(1..=arch::MAX_VCPUS).contains(&spec.vcpu_count) {
+        return Err(MachineError::VcpuCount(spec.vcpu_count));
+    }
+    if device_count > arch::MAX_DEVICES {
+        return Err(MachineError::DeviceCount(device_count));
+    }
+    Ok(())
+}
+
+fn legacy(vm: &VmFd, console: OwnedFd) -> Result<Legacy, MachineError> {
+    let legacy = Legacy::new(console).map_err(|error| MachineError::Io("set up the serial line", error))?;
+    vm.register_irqfd(legacy.serial_interrupt(), arch::SERIAL_GSI)
+        .map_err(|error| MachineError::Kvm("connect the serial line", error))?;
+    Ok(legacy)
+}
+
+/// The device's interrupts go to the guest, and the guest's notifications to the device, without a way through a vCPU's thread.
+fn connect(vm: &VmFd, index: usize, slot: &DeviceSlot) -> Result<(), kvm_ioctls::Error> {
+    vm.register_irqfd(&slot.interrupt, arch::device_gsi(index))?;
+    let notify = IoEventAddress::Mmio(arch::device_window(index).start + QUEUE_NOTIFY);
+    for (queue, event) in (0_u32..).zip(&slot.queue_events) {
+        vm.register_ioevent(event, &notify, queue)?;
+    }
+    Ok(())
+}
+
+fn create_vcpu(vm: &VmFd, index: u8) -> Result<VcpuFd, MachineError> {
+    vm.create_vcpu(index.into()).map_err(|error| MachineError::Kvm("create a vCPU", error))
+}

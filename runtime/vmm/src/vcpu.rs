@@ -1,0 +1,166 @@
+//! The guest's processors: one thread each, which runs the guest until it leaves for a device, a command, or its end.
+//!
+//! A command reaches a vCPU by channel; a signal and KVM's `immediate_exit` make it look. The flag is set before the signal is
+//! sent, so a vCPU that is about to enter the guest when the signal comes leaves it at once.
+
+mod run;
+mod sys;
+
+use std::{
+    io,
+    sync::{
+        Arc, OnceLock,
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use kvm_ioctls::{KvmRunWrapper, VcpuFd};
+use securectr_vmm::control::End;
+use thiserror::Error;
+use vmm_sys_util::{
+    eventfd::{EFD_NONBLOCK, EventFd},
+    signal::{Killable, SIGRTMIN, register_signal_handler},
+};
+
+use crate::{
+    bus::Bus,
+    seccomp::{self, SeccompError},
+    vcpu::run::Vcpu,
+};
+
+/// A vCPU's thread runs shallow code; what a thread does not touch of its stack costs nothing.
+const STACK_LEN: usize = 256 * 1024;
+
+/// Far longer than any access to a device takes.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// `kvm_run` lies at the start of a vCPU's mapping and is smaller than a page.
+const RUN_LEN: usize = 4096;
+
+#[derive(Debug, Error)]
+pub(crate) enum VcpuError {
+    #[error("prepare the signal that stops vCPUs")]
+    Signal(#[source] vmm_sys_util::errno::Error),
+    #[error("map the control page of vCPU {0}")]
+    Map(usize, #[source] vmm_sys_util::errno::Error),
+    #[error("start the thread of vCPU {0}")]
+    Thread(usize, #[source] io::Error),
+    #[error("confine the thread of a vCPU")]
+    Seccomp(#[source] SeccompError),
+    #[error("a vCPU does not answer")]
+    Silent(#[source] RecvTimeoutError),
+}
+
+/// What a vCPU may be told. It answers each with [`Answer::Done`].
+#[derive(Clone, Copy, Debug)]
+enum Command {
+    Run,
+    Pause,
+}
+
+#[derive(Debug)]
+enum Answer {
+    Done,
+    Failed(SeccompError),
+}
+
+/// The guest's end, said once, by whoever sees it first.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    first: OnceLock<End>,
+    /// Readable when the guest has ended.
+    pub event: EventFd,
+}
+
+impl Ending {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self { first: OnceLock::new(), event: EventFd::new(EFD_NONBLOCK)? })
+    }
+
+    pub(crate) fn get(&self) -> Option<&End> {
+        self.first.get()
+    }
+
+    pub(crate) fn set(&self, end: End) {
+        if self.first.set(end).is_ok() {
+            // Cannot overflow: it is written once.
+            let _ = self.event.write(1);
+        }
+    }
+}
+
+/// All vCPUs of a machine; they begin paused, and end with the process.
+pub(crate) struct Vcpus {
+    threads: Vec<Thread>,
+    answers: Receiver<Answer>,
+}
+
+struct Thread {
+    commands: Sender<Command>,
+    /// The vCPU's control page, mapped a second time: the first mapping is the thread's.
+    page: KvmRunWrapper,
+    handle: JoinHandle<()>,
+}
+
+impl Vcpus {
+    /// Starts the threads, each confined by its own filter when this returns.
+    pub(crate) fn start(fds: Vec<VcpuFd>, bus: &Arc<Bus>, ending: &Arc<Ending>) -> Result<Self, VcpuError> {
+        register_signal_handler(SIGRTMIN(), sys::on_signal).map_err(VcpuError::Signal)?;
+        let filter = Arc::new(seccomp::vcpu_filter().map_err(VcpuError::Seccomp)?);
+        let (answer, answers) = mpsc::channel();
+        let mut vcpus = Self { threads: Vec::with_capacity(fds.len()), answers };
+        for (index, fd) in fds.into_iter().enumerate() {
+            let page =
+                KvmRunWrapper::mmap_from_fd(&fd, RUN_LEN).map_err(|error| VcpuError::Map(index, error))?;
+            let (commands, inbox) = mpsc::channel();
+            let vcpu = Vcpu { fd, bus: Arc::clone(bus), ending: Arc::clone(ending) };
+            let (answer, filter) = (answer.clone(), Arc::clone(&filter));
+            let body = move || match filter.install() {
+                Ok(()) => {
+                    let _ = answer.send(Answer::Done);
+                    vcpu.serve(&inbox, &answer);
+                }
+                Err(error) => {
+                    let _ = answer.send(Answer::Failed(error));
+                }
+            };
+            let builder = thread::Builder::new().name(format!("vcpu{index}")).stack_size(STACK_LEN);
+            let handle = builder.spawn(body).map_err(|error| VcpuError::Thread(index, error))?;
+            vcpus.threads.push(Thread { commands, page, handle });
+        }
+        vcpus.gather()?;
+        Ok(vcpus)
+    }
+
+    pub(crate) fn run(&mut self) -> Result<(), VcpuError> {
+        self.tell(Command::Run)
+    }
+
+    /// Returns when no vCPU executes the guest any more.
+    pub(crate) fn pause(&mut self) -> Result<(), VcpuError> {
+        self.tell(Command::Pause)
+    }
+
+    fn tell(&mut self, command: Command) -> Result<(), VcpuError> {
+        for thread in &mut self.threads {
+            // A thread ends only with the process.
+            let _ = thread.commands.send(command);
+            thread.page.as_mut_ref().immediate_exit = 1;
+            thread.handle.kill(SIGRTMIN()).map_err(VcpuError::Signal)?;
+        }
+        self.gather()
+    }
+
+    /// Waits for one answer of each.
+    fn gather(&self) -> Result<(), VcpuError> {
+        for _ in &self.threads {
+            match self.answers.recv_timeout(PATIENCE).map_err(VcpuError::Silent)? {
+                Answer::Done => {}
+                Answer::Failed(error) => return Err(VcpuError::Seccomp(error)),
+            }
+        }
+        Ok(())
+    }
+}
