@@ -111,7 +111,7 @@ pub(crate) struct Run {
     #[arg(long)]
     pub timings: bool,
     /// The image, unless --rootfs is given, then the command and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "IMAGE [COMMAND [ARG...]]")]
+    #[arg(trailing_var_arg = true, value_name = "IMAGE [COMMAND [ARG...]]")]
     pub words: Vec<OsString>,
 }
 

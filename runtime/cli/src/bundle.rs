@@ -2,12 +2,15 @@
 
 use std::{collections::HashMap, env, ffi::OsString};
 
-use oci_spec::runtime::{Capability, LinuxCpu, LinuxMemory, Process, Spec, User as SpecUser};
+use oci_spec::runtime::{LinuxCpu, LinuxMemory, Process, Spec, User as SpecUser};
 use securectr_image::{ImageConfig, User};
 use securectr_sandbox::SandboxId;
 use thiserror::Error;
 
-use crate::args::Run;
+use crate::{
+    args::Run,
+    capabilities::{self, UnknownCapability},
+};
 
 /// What `docker run` does by default, in the terms of the runtime spec.
 const DEFAULT_SPEC: &str = include_str!("default_spec.json");
@@ -30,8 +33,8 @@ pub(crate) enum BundleError {
     RelativeWorkdir(String),
     #[error("the host name {0:?} is not one: letters, digits, '-' and '.', at most 63")]
     Hostname(String),
-    #[error("there is no capability {0:?}")]
-    Capability(String),
+    #[error(transparent)]
+    Capability(#[from] UnknownCapability),
     #[error("the built-in default spec: {0}")]
     DefaultSpec(String),
 }
@@ -57,7 +60,7 @@ pub(crate) fn spec(source: &Source<'_>) -> Result<Spec, BundleError> {
     process.set_cwd(workdir(source)?.into());
     process.set_terminal(Some(source.run.tty));
     set_user(&mut process, source.user);
-    set_capabilities(&mut process, source)?;
+    capabilities::set(&mut process, source.run, source.user.uid == 0)?;
     spec.set_process(Some(process));
     spec.set_hostname(Some(hostname));
     let mut root = spec.root().clone().unwrap_or_default();
@@ -118,7 +121,7 @@ fn set_variable(variables: &mut Vec<String>, variable: String) {
 }
 
 fn workdir(source: &Source<'_>) -> Result<String, BundleError> {
-    let image = source.image.working_dir.clone().filter(|dir| !dir.is_empty());
+    let image = Some(source.image.working_dir.clone()).filter(|dir| !dir.is_empty());
     let dir = source.run.workdir.clone().or(image).unwrap_or_else(|| "/".to_owned());
     if dir.starts_with('/') { Ok(dir) } else { Err(BundleError::RelativeWorkdir(dir)) }
 }
@@ -139,36 +142,6 @@ fn set_user(process: &mut Process, user: &User) {
     let mut spec_user = SpecUser::default();
     spec_user.set_uid(user.uid).set_gid(user.gid).set_additional_gids(Some(user.additional_gids.clone()));
     process.set_user(spec_user);
-}
-
-/// Root gets the capabilities; others get them as a bound only, so that a set-uid program may have them.
-fn set_capabilities(process: &mut Process, source: &Source<'_>) -> Result<(), BundleError> {
-    let mut capabilities = process.capabilities().clone().unwrap_or_default();
-    let mut set = capabilities.bounding().clone().unwrap_or_default();
-    // As docker does: what is dropped first can be added again.
-    for name in &source.run.cap_drop {
-        named(name)?.iter().for_each(|capability| drop(set.remove(capability)));
-    }
-    for name in &source.run.cap_add {
-        set.extend(named(name)?);
-    }
-    if source.user.uid == 0 {
-        capabilities.set_effective(Some(set.clone())).set_permitted(Some(set.clone()));
-    }
-    capabilities.set_bounding(Some(set));
-    process.set_capabilities(Some(capabilities));
-    Ok(())
-}
-
-/// One capability by its name, with or without `CAP_`, or all of them.
-fn named(name: &str) -> Result<Vec<Capability>, BundleError> {
-    let upper = name.to_ascii_uppercase();
-    if upper == "ALL" {
-        return Ok(Capability::iter().collect());
-    }
-    let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    let capability = format!("CAP_{short}").parse().map_err(|_| BundleError::Capability(name.to_owned()))?;
-    Ok(vec![capability])
 }
 
 fn set_limits(spec: &mut Spec, run: &Run) {
@@ -215,7 +188,7 @@ mod tests {
             entrypoint: vec!["/entry".into()],
             cmd: vec!["default".into()],
             env: vec!["PATH=/image".into(), "A=image".into()],
-            working_dir: Some("/work".into()),
+            working_dir: "/work".into(),
             ..Default::default()
         }
     }
@@ -251,15 +224,6 @@ mod tests {
         let capabilities = process.capabilities().clone().unwrap();
         assert!(capabilities.bounding().is_some() && capabilities.effective().is_none());
         assert!(process.env().clone().unwrap().contains(&"HOME=/home/u".to_owned()));
-    }
-
-    #[test]
-    fn capabilities_are_dropped_then_added() {
-        let process = process(&["--cap-drop", "ALL", "--cap-add", "net_admin", "i"], &image());
-        let capabilities = process.capabilities().clone().unwrap();
-        assert_eq!(capabilities.effective().clone().unwrap(), [Capability::NetAdmin].into());
-        let refused = Err(BundleError::Capability("FLY".into()));
-        assert_eq!(with(&["--cap-add", "FLY", "i"], &image(), &ROOT), refused);
     }
 
     #[test]

@@ -5,8 +5,10 @@
 
 mod args;
 mod bundle;
+mod capabilities;
 mod check;
 mod paths;
+mod progress;
 mod report;
 mod run;
 mod signals;

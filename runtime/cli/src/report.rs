@@ -23,10 +23,6 @@ impl Report {
         self.line("warning", text);
     }
 
-    pub(crate) fn progress(self, text: &str) {
-        self.line("info", text);
-    }
-
     fn line(self, level: &str, text: &str) {
         let line = match self.0 {
             LogFormat::Text => format!("securectr: {text}\n"),

@@ -14,6 +14,7 @@ use crate::{
     args::{Global, Run},
     bundle::{self, Source},
     paths,
+    progress::Bar,
     report::Report,
     signals::{self, Outside},
     streams::{self, Output},
@@ -41,10 +42,10 @@ pub(crate) fn run(run: &Run, global: &Global, report: &Report) -> Result<u8> {
     if let Some(kernel) = &run.kernel {
         installation.kernel = kernel.clone();
     }
-    let (image, command) = image(run, global, report)?;
+    let (image, command) = image(run, global)?;
     timeline.stamp("image");
     let id = run.name.clone().map_or_else(SandboxId::random, Ok).context("make a name")?;
-    let user = image.resolve_user(run.user.as_deref())?;
+    let user = image.resolve_user(run.user.as_deref().unwrap_or(&image.config.user))?;
     let source = Source { id: &id, run, command, image: &image.config, user: &user };
     let plan = plan(id.clone(), bundle::spec(&source)?, writable(run), &settings(global))?;
     timeline.stamp("plan");
@@ -60,7 +61,7 @@ pub(crate) fn run(run: &Run, global: &Global, report: &Report) -> Result<u8> {
         Writable::Disk => Some(writable_disk(&paths::store(global)?.join("writable"))?),
         Writable::Memory { .. } | Writable::Nothing => None,
     };
-    let disks = Disks { image: Some(image.erofs), writable };
+    let disks = Disks { image: Some(image.rootfs), writable };
     timeline.stamp("disks");
     let code = runtime.block_on(session.run(&host, disks));
     // The thread that reads our standard input may wait for ever.
@@ -69,9 +70,10 @@ pub(crate) fn run(run: &Run, global: &Global, report: &Report) -> Result<u8> {
 }
 
 /// Opens the image, and tells it from the command behind it.
-fn image<'a>(run: &'a Run, global: &Global, report: &Report) -> Result<(Image, &'a [std::ffi::OsString])> {
+fn image<'a>(run: &'a Run, global: &Global) -> Result<(Image, &'a [std::ffi::OsString])> {
     let store = Store::open(&paths::store(global)?)?;
-    let mut progress = |step: securectr_image::Progress| report.progress(&step.to_string());
+    let bar = Bar::new();
+    let mut progress = |step| bar.show(step);
     if let Some(directory) = &run.rootfs {
         return Ok((store.pack_directory(Path::new(directory), &mut progress)?, &run.words));
     }
@@ -92,11 +94,7 @@ fn settings(global: &Global) -> Settings {
 }
 
 fn writable(run: &Run) -> Writable {
-    if run.read_only {
-        Writable::Nothing
-    } else {
-        Writable::Disk
-    }
+    if run.read_only { Writable::Nothing } else { Writable::Disk }
 }
 
 /// One container, and who looks at it.

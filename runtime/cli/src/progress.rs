@@ -1,0 +1,37 @@
+//! How far an image is, for a person at a terminal; nothing otherwise.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use securectr_image::Progress;
+
+/// Bytes of a whole, with the time that is left.
+const TEMPLATE: &str = "{msg:<10} [{wide_bar}] {bytes}/{total_bytes} {eta}";
+
+/// A bar on standard error, which is there only while something takes long enough to be shown.
+pub(crate) struct Bar(ProgressBar);
+
+impl Bar {
+    pub(crate) fn new() -> Self {
+        let bar = ProgressBar::new(0);
+        if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+            bar.set_style(style);
+        }
+        Self(bar)
+    }
+
+    pub(crate) fn show(&self, progress: Progress) {
+        let (what, done, total) = match progress {
+            Progress::Waiting => ("waiting for another securectr", 0, 0),
+            Progress::Reading { done, total } => ("reading", done, total),
+            Progress::Writing { done, total } => ("writing", done, total),
+        };
+        self.0.set_message(what);
+        self.0.set_length(total);
+        self.0.set_position(done);
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
