@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use securectr_image::{Image, Reference, Store};
 use securectr_sandbox::{
-    Disks, ExitStatus, Host, Installation, LaunchFailure, OomKilled, Plan, Sandbox, SandboxId, Settings,
-    StateRoot, StreamsWanted, Writable, plan, writable_disk,
+    Disks, End, ExitStatus, Host, Installation, LaunchFailure, OomKilled, Plan, Sandbox, SandboxError,
+    SandboxId, Settings, StateRoot, StreamsWanted, Writable, plan, writable_disk,
 };
 use tokio::sync::mpsc;
 
@@ -66,7 +66,21 @@ pub(crate) fn run(run: &Run, global: &Global, report: &Report) -> Result<u8> {
     let code = runtime.block_on(session.run(&host, disks));
     // The thread that reads our standard input may wait for ever.
     runtime.shutdown_background();
-    code
+    code.or_else(|error| match killed_by(&error) {
+        Some(signal) => {
+            report.error(&error);
+            Ok(code_of_signal(signal))
+        }
+        None => Err(error),
+    })
+}
+
+/// A VMM that was killed is a container that was killed.
+fn killed_by(error: &anyhow::Error) -> Option<i32> {
+    match error.downcast_ref() {
+        Some(SandboxError::Ended { end: End::VmmKilled(signal), .. }) => Some(*signal),
+        _ => None,
+    }
 }
 
 /// Opens the image, and tells it from the command behind it.
@@ -116,7 +130,7 @@ impl Session<'_> {
         let container = &self.plan.container;
         let streams = sandbox.create(container, self.streams_wanted()).await?;
         self.timeline.stamp("created");
-        let _raw = (self.run.tty && self.run.interactive)
+        let raw = (self.run.tty && self.run.interactive)
             .then(RawMode::enter)
             .transpose()
             .context("set up the terminal")?;
@@ -129,7 +143,10 @@ impl Session<'_> {
         let (status, oom) = self.wait(&sandbox, &mut outside).await?;
         self.timeline.stamp("exit");
         self.finish(output, &mut outside).await;
-        drop(_raw);
+        drop(raw);
+        if sandbox.host_disk_full() {
+            self.report.warning("the disk of this machine is full: what the container wrote is lost in part");
+        }
         if self.run.timings {
             eprintln!("{}", self.timeline.to_json());
         }

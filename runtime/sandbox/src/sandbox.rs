@@ -138,6 +138,11 @@ impl Sandbox {
         self.ask("delete the container", self.booted.agent.delete(process_of(container))).await
     }
 
+    /// Whether the host had no room for something that the container wrote; the container saw an I/O error.
+    pub fn host_disk_full(&self) -> bool {
+        self.booted.vmm.disk_full()
+    }
+
     /// Waits for an answer, or for the machine's end, whose cause says more than a broken connection.
     async fn ask<T>(
         &self,

@@ -8,7 +8,10 @@ use std::{
         unix::{ffi::OsStrExt, net::UnixStream as StdUnixStream},
     },
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use nix::{
@@ -44,6 +47,7 @@ pub(crate) struct Vmm {
     pid: i32,
     pidfd: Arc<OwnedFd>,
     end: watch::Receiver<Option<End>>,
+    disk_full: Arc<AtomicBool>,
     /// Stays open as long as the guest may run: the VMM ends when it is closed.
     _control: OwnedFd,
 }
@@ -67,10 +71,12 @@ impl Vmm {
         drop(equipment.fds);
         let pidfd = Arc::new(launched.pidfd);
         let (said_end, end) = watch::channel(None);
+        let disk_full = Arc::new(AtomicBool::new(false));
         let vmm = Self {
             pid: launched.pid,
             pidfd: Arc::clone(&pidfd),
             end,
+            disk_full: Arc::clone(&disk_full),
             _control: equipment.control.as_fd().try_clone_to_owned()?,
         };
         equipment.control.set_nonblocking(true)?;
@@ -80,7 +86,7 @@ impl Vmm {
         // A VMM that has died already does not read: that is for the watch to explain.
         let _ = control.write_all(&line).await;
         tokio::spawn(async move {
-            let end = watch(control, pidfd, equipment.console).await;
+            let end = watch(control, pidfd, equipment.console, &disk_full).await;
             let _ = said_end.send(Some(end));
         });
         Ok(vmm)
@@ -88,6 +94,11 @@ impl Vmm {
 
     pub(crate) fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// Whether the host had no room for something that the guest wrote.
+    pub(crate) fn disk_full(&self) -> bool {
+        self.disk_full.load(Ordering::Relaxed)
     }
 
     /// Answers when the VMM has ended, with the cause; may be asked by several and again.
@@ -118,12 +129,15 @@ fn outside_ids() -> (Uid, Gid) {
 }
 
 /// Listens to the VMM until it is dead, then says why.
-async fn watch(control: UnixStream, pidfd: Arc<OwnedFd>, console: JoinHandle<String>) -> End {
-    let last_event = last_event(control).await;
-    // It may live on after its last word, or have closed the socket by dying: either way it is at its end.
-    if !matches!(last_event, None | Some(Event::Running | Event::Paused | Event::Resumed)) {
-        sys::kill(&pidfd);
-    }
+async fn watch(
+    control: UnixStream,
+    pidfd: Arc<OwnedFd>,
+    console: JoinHandle<String>,
+    disk_full: &AtomicBool,
+) -> End {
+    let last_event = last_event(control, disk_full).await;
+    // It has said its last word, or closed the socket, most likely by dying: either way it is at its end.
+    sys::kill(&pidfd);
     let exit = exit_of(&pidfd).await.unwrap_or(ProcessExit::Signal(Signal::SIGKILL as i32));
     let console = console.await.unwrap_or_default();
     End::of(Evidence { last_event, exit, console: &console })
@@ -131,7 +145,7 @@ async fn watch(control: UnixStream, pidfd: Arc<OwnedFd>, console: JoinHandle<Str
 
 /// Reads events until the last one or the end of the stream. A line that is no event counts as the end: the VMM is not to be
 /// trusted once its guest runs.
-async fn last_event(control: UnixStream) -> Option<Event> {
+async fn last_event(control: UnixStream, disk_full: &AtomicBool) -> Option<Event> {
     let mut reader = BufReader::new(control);
     let mut last = None;
     loop {
@@ -142,7 +156,8 @@ async fn last_event(control: UnixStream) -> Option<Event> {
         }
         match serde_json::from_slice(&line) {
             Ok(event @ (Event::Ended(_) | Event::Failed(_))) => return Some(event),
-            Ok(event) => last = Some(event),
+            Ok(Event::DiskFull(_)) => disk_full.store(true, Ordering::Relaxed),
+            Ok(event @ (Event::Running | Event::Paused | Event::Resumed)) => last = Some(event),
             Err(_) => return last,
         }
     }
