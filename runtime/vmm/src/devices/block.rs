@@ -1,0 +1,290 @@
+//! virtio-blk on a file (VirtIO 1.2, section 5.2).
+//!
+//! Requests are done one after another in the event loop's thread, a bounded amount in one call.
+
+mod request;
+
+use std::{
+    fs::File,
+    io::{self, ErrorKind},
+};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use virtio_bindings::{
+    virtio_blk::{
+        VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO,
+        VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_S_IOERR,
+        VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
+    },
+    virtio_ids::VIRTIO_ID_BLOCK,
+};
+use vmm_sys_util::fallocate::{FallocateMode, fallocate};
+
+use self::request::{Operation, Range, Refusal, Request};
+use super::{
+    News, Progress, StateError, VirtioDevice, sys,
+    virtqueue::{Buffers, Violation, Virtqueue},
+};
+
+pub(super) const SYSCALLS: &[libc::c_long] =
+    &[libc::SYS_preadv, libc::SYS_pwritev, libc::SYS_fdatasync, libc::SYS_fallocate];
+
+const FORMAT: u32 = 1;
+const SECTOR_LEN: u64 = 512;
+const QUEUE_SIZES: &[u16] = &[128];
+/// The queue's size without the request's header and status.
+const MAX_SEGMENTS: u32 = 126;
+const MAX_SEGMENT_LEN: u32 = 256 * 1024;
+/// What a driver that keeps to the limits can ask for at most.
+const MAX_DATA_LEN: usize = MAX_SEGMENTS as usize * MAX_SEGMENT_LEN as usize;
+/// A file system may take its time for a hole: 256 MiB.
+const MAX_HOLE_SECTORS: u32 = 512 * 1024;
+const MAX_HOLES: u32 = 16;
+/// Holes of less than a page free nothing.
+const HOLE_ALIGNMENT_SECTORS: u32 = 8;
+/// A call ends after this much, so that a busy disk does not hold up the machine's other devices.
+const MAX_BYTES_A_CALL: usize = 4 * 1024 * 1024;
+const MAX_REQUESTS_A_CALL: usize = 32;
+
+#[derive(Debug, Error)]
+pub(crate) enum DiskError {
+    #[error("look at the file")]
+    Metadata(#[source] io::Error),
+    #[error("it is not a regular file")]
+    NotAFile,
+    #[error("its length of {0} bytes is not a multiple of 512")]
+    Length(u64),
+}
+
+#[derive(Debug)]
+pub(super) struct Block {
+    file: File,
+    read_only: bool,
+    sectors: u64,
+    id: [u8; request::ID_LEN],
+    config: [u8; CONFIG_LEN],
+    disk_full: DiskFull,
+}
+
+/// The host's file system has refused a write for want of room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DiskFull {
+    No,
+    Untold,
+    Told,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct BlockState {
+    format: u32,
+    sectors: u64,
+    read_only: bool,
+}
+
+/// Why a request failed, in the driver's terms.
+#[derive(Debug)]
+enum Failure {
+    Unsupported,
+    Io(io::Error),
+}
+
+impl Block {
+    pub(super) fn new(file: File, read_only: bool, index: usize) -> Result<Self, DiskError> {
+        let metadata = file.metadata().map_err(DiskError::Metadata)?;
+        if !metadata.is_file() {
+            return Err(DiskError::NotAFile);
+        }
+        if metadata.len() % SECTOR_LEN != 0 {
+            return Err(DiskError::Length(metadata.len()));
+        }
+        let sectors = metadata.len() / SECTOR_LEN;
+        let mut id = [0; request::ID_LEN];
+        for (byte, value) in id.iter_mut().zip(format!("disk-{index}").bytes()) {
+            *byte = value;
+        }
+        Ok(Self { file, read_only, sectors, id, config: config(sectors), disk_full: DiskFull::No })
+    }
+
+    /// Does a request; the answer's length without its status.
+    fn perform(&mut self, request: &Request<'_>) -> Result<usize, Failure> {
+        let changes = !matches!(request.operation, Operation::Read(_) | Operation::Identify);
+        if changes && self.read_only {
+            // The guest was told by VIRTIO_BLK_F_RO; the descriptor is the parent's, and may well be writable.
+            return Err(Failure::Io(ErrorKind::ReadOnlyFilesystem.into()));
+        }
+        match &request.operation {
+            Operation::Read(offset) => transfer(&request.answer, *offset, |buffers, offset| {
+                sys::read_at(&self.file, buffers.slices(), offset)
+            }),
+            Operation::Write(offset) => transfer(&request.data, *offset, |buffers, offset| {
+                sys::write_at(&self.file, buffers.slices(), offset)
+            })
+            .map(|_| 0),
+            Operation::Flush => self.file.sync_data().map(|()| 0).map_err(Failure::Io),
+            Operation::Identify => Ok(request.answer.write(&self.id)),
+            Operation::Discard(ranges) => {
+                self.each(ranges, |_| FallocateMode::PunchHole).or_else(|failure| match failure {
+                    // A discard is a hint; what is not discarded is still there.
+                    Failure::Unsupported => Ok(0),
+                    failure => Err(failure),
+                })
+            }
+            // Refused where the file system cannot: the guest then writes the zeroes itself.
+            Operation::WriteZeroes(ranges) => self.each(ranges, |range| {
+                if range.may_unmap { FallocateMode::PunchHole } else { FallocateMode::ZeroRange }
+            }),
+        }
+    }
+
+    fn each(&self, ranges: &[Range], mode: impl Fn(&Range) -> FallocateMode) -> Result<usize, Failure> {
+        for range in ranges.iter().filter(|range| range.len > 0) {
+            fallocate(&self.file, mode(range), true, range.offset, range.len).map_err(|error| match error
+                .errno()
+            {
+                libc::EOPNOTSUPP => Failure::Unsupported,
+                errno => Failure::Io(io::Error::from_raw_os_error(errno)),
+            })?;
+        }
+        Ok(0)
+    }
+
+    /// The status that the driver gets, and the number of bytes written before it.
+    fn answer(&mut self, request: Result<Request<'_>, Refusal>) -> (u32, usize) {
+        let outcome = match request {
+            Ok(request) => self.perform(&request),
+            Err(Refusal::Unsupported) => Err(Failure::Unsupported),
+            Err(Refusal::Invalid) => Err(Failure::Io(ErrorKind::InvalidInput.into())),
+        };
+        match outcome {
+            Ok(written) => (VIRTIO_BLK_S_OK, written),
+            Err(Failure::Unsupported) => (VIRTIO_BLK_S_UNSUPP, 0),
+            Err(Failure::Io(error)) => {
+                let full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+                if full && self.disk_full == DiskFull::No {
+                    self.disk_full = DiskFull::Untold;
+                }
+                (VIRTIO_BLK_S_IOERR, 0)
+            }
+        }
+    }
+}
+
+impl VirtioDevice for Block {
+    fn kind(&self) -> u32 {
+        VIRTIO_ID_BLOCK
+    }
+
+    fn features(&self) -> u64 {
+        let always = 1 << VIRTIO_BLK_F_SIZE_MAX | 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE;
+        if self.read_only {
+            always | 1 << VIRTIO_BLK_F_RO
+        } else {
+            always | 1 << VIRTIO_BLK_F_FLUSH | 1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES
+        }
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        QUEUE_SIZES
+    }
+
+    fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    fn activate(&mut self, _features: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn process(&mut self, queues: &mut [Virtqueue<'_>]) -> Result<Progress, Violation> {
+        let [requests] = queues else { return Ok(Progress::Done) };
+        let mut bytes = 0;
+        for _ in 0..MAX_REQUESTS_A_CALL {
+            let Some(chain) = requests.pop()? else { return Ok(Progress::Done) };
+            bytes += chain.readable.len().max(chain.writable.len()).min(MAX_DATA_LEN);
+            let (answer, status) = request::answer_and_status(&chain.writable)?;
+            let (outcome, written) = self.answer(Request::parse(&chain.readable, answer, self.sectors));
+            status.write(&[outcome as u8]);
+            // At most MAX_DATA_LEN and the status. The status is written last, whatever came before it.
+            requests.push(chain.head, written as u32 + 1)?;
+            if bytes >= MAX_BYTES_A_CALL {
+                break;
+            }
+        }
+        Ok(Progress::More)
+    }
+
+    fn reset(&mut self) {}
+
+    fn take_news(&mut self) -> Option<News> {
+        if self.disk_full != DiskFull::Untold {
+            return None;
+        }
+        self.disk_full = DiskFull::Told;
+        Some(News::DiskFull("the host's file system has no room for what the guest writes".to_owned()))
+    }
+
+    fn save(&self) -> Result<serde_json::Value, StateError> {
+        let state = BlockState { format: FORMAT, sectors: self.sectors, read_only: self.read_only };
+        serde_json::to_value(state).map_err(StateError::Device)
+    }
+
+    /// The guest has read capacity and features: the new disk must be like the old one.
+    fn restore(&mut self, state: &serde_json::Value) -> Result<(), StateError> {
+        let state = BlockState::deserialize(state).map_err(StateError::Device)?;
+        StateError::unless_format(state.format, FORMAT)?;
+        if state.sectors != self.sectors {
+            return Err(StateError::Differs("disk size"));
+        }
+        if state.read_only != self.read_only {
+            return Err(StateError::Differs("disk access"));
+        }
+        Ok(())
+    }
+}
+
+/// Goes on until all is done: the kernel may do less than asked, and takes so many slices at a time.
+fn transfer(
+    buffers: &Buffers<'_>,
+    offset: u64,
+    some: impl Fn(&Buffers<'_>, u64) -> io::Result<usize>,
+) -> Result<usize, Failure> {
+    let mut rest = buffers.clone();
+    let mut done = 0;
+    while rest.len() > 0 {
+        let count = some(&rest, offset + done as u64).map_err(Failure::Io)?;
+        if count == 0 {
+            // Somebody has cut the file shorter than it was.
+            return Err(Failure::Io(ErrorKind::UnexpectedEof.into()));
+        }
+        done += count;
+        rest = rest.after(count);
+    }
+    Ok(done)
+}
+
+const CONFIG_LEN: usize = 60;
+
+/// `struct virtio_blk_config` (section 5.2.4), by offset.
+fn config(sectors: u64) -> [u8; CONFIG_LEN] {
+    let mut config = [0; CONFIG_LEN];
+    let fields: [(usize, &[u8]); 10] = [
+        (0, &sectors.to_le_bytes()),
+        (8, &MAX_SEGMENT_LEN.to_le_bytes()),
+        (12, &MAX_SEGMENTS.to_le_bytes()),
+        (20, &(SECTOR_LEN as u32).to_le_bytes()),
+        (36, &MAX_HOLE_SECTORS.to_le_bytes()),
+        (40, &MAX_HOLES.to_le_bytes()),
+        (44, &HOLE_ALIGNMENT_SECTORS.to_le_bytes()),
+        (48, &MAX_HOLE_SECTORS.to_le_bytes()),
+        (52, &MAX_HOLES.to_le_bytes()),
+        // write_zeroes_may_unmap
+        (56, &[1]),
+    ];
+    for (offset, bytes) in fields {
+        if let Some(field) = config.get_mut(offset..offset + bytes.len()) {
+            field.copy_from_slice(bytes);
+        }
+    }
+    config
+}

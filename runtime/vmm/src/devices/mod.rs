@@ -1,0 +1,172 @@
+//! The devices of a machine. Each is one file and one line in [`build`]; the transport before it is [`mmio`].
+
+mod block;
+mod mmio;
+mod rng;
+mod sys;
+mod virtqueue;
+mod vsock;
+
+use std::{
+    io,
+    os::fd::RawFd,
+    sync::{Arc, Mutex},
+};
+
+use securectr_vmm::spec::VmSpec;
+use thiserror::Error;
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+pub(crate) use self::mmio::{Mmio, StateError};
+use self::virtqueue::{Violation, Virtqueue};
+use crate::descriptors::{DescriptorError, Descriptors};
+
+/// What each part needs of the kernel in the event loop's thread while the guest runs.
+pub(crate) const SYSCALLS: &[(&str, &[libc::c_long])] = &[
+    ("virtio-mmio", mmio::SYSCALLS),
+    ("virtio-blk", block::SYSCALLS),
+    ("virtio-vsock", vsock::SYSCALLS),
+    ("virtio-rng", rng::SYSCALLS),
+];
+
+/// What [`Mmio::read`] and [`Mmio::write`] need of the kernel in a vCPU's thread: they write an eventfd, and wait for the lock.
+pub(crate) const VCPU_SYSCALLS: &[libc::c_long] = &[libc::SYS_write, libc::SYS_futex];
+
+/// A device, built and not yet known to KVM.
+pub(crate) struct DeviceSlot {
+    pub(crate) transport: Arc<Mutex<Mmio>>,
+    /// Edge-triggered, for an irqfd.
+    pub(crate) interrupt: EventFd,
+    /// One a queue, for an ioeventfd on QueueNotify with the queue's index.
+    pub(crate) queue_events: Vec<EventFd>,
+}
+
+/// What a device has to say beyond its queues.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    /// The guest has driven the device against the specification: which, and how. The device has stopped.
+    Abuse(String),
+    /// The host's disk has no room for what the guest wrote; the guest was told of an input/output error. Said once.
+    DiskFull(String),
+    /// The device cannot do its work, through no fault of the guest.
+    Failure(String),
+}
+
+impl News {
+    fn about(self, name: &str) -> Self {
+        match self {
+            Self::Abuse(text) => Self::Abuse(format!("{name}: {text}")),
+            Self::DiskFull(text) => Self::DiskFull(format!("{name}: {text}")),
+            Self::Failure(text) => Self::Failure(format!("{name}: {text}")),
+        }
+    }
+}
+
+/// Whether a device has done all that it could.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// It waits for the driver or for one of its descriptors.
+    Done,
+    /// It has used up its share of time and wants to be called again.
+    More,
+}
+
+impl Progress {
+    /// Of two kinds of work.
+    fn and(self, other: Self) -> Self {
+        if self == Self::More { self } else { other }
+    }
+}
+
+/// The behaviour of a device. All is called from the event loop, except `kind` and `config`, which vCPUs ask for at any time.
+/// A device may not wait for anything, must leave its queues alone outside of `process`, and must bound what it does in one call.
+pub(crate) trait VirtioDevice: Send {
+    /// Device id (VirtIO 1.2, section 5).
+    fn kind(&self) -> u32;
+
+    /// The device's own feature bits, the same at all times; those of the transport and of queues are not its business.
+    fn features(&self) -> u64;
+
+    /// The greatest size of each queue, powers of two, the same at all times.
+    fn queue_sizes(&self) -> &'static [u16];
+
+    /// The configuration space, the same at all times.
+    fn config(&self) -> &[u8];
+
+    /// A descriptor that becomes readable when the device has work that no queue announces. Watched from `activate` to `reset`.
+    fn poll_fd(&self) -> Option<RawFd> {
+        None
+    }
+
+    /// The driver is ready, and `features` have been agreed to. Queues may be ready or not. Comes once between resets.
+    fn activate(&mut self, features: u64) -> io::Result<()>;
+
+    /// Does what there is to do; there may be nothing. The device is active; `queues` are all of its queues, in their order.
+    /// Afterwards the transport sends the interrupt that the driver wants. After an error it is not called until a reset.
+    fn process(&mut self, queues: &mut [Virtqueue<'_>]) -> Result<Progress, Violation>;
+
+    /// Back to the state before `activate`. The queues are gone already; chains that were popped must be forgotten.
+    fn reset(&mut self);
+
+    /// What the device has to say; asked after each call.
+    fn take_news(&mut self) -> Option<News> {
+        None
+    }
+
+    /// The device's own state, at rest.
+    fn save(&self) -> Result<serde_json::Value, StateError>;
+
+    /// Takes up a saved state, which is hostile. Comes before `activate`, on a fresh device of the same kind.
+    fn restore(&mut self, state: &serde_json::Value) -> Result<(), StateError>;
+}
+
+#[derive(Debug, Error)]
+pub(crate) enum DeviceError {
+    #[error("take a descriptor of a device")]
+    Descriptor(#[from] DescriptorError),
+    #[error("disk {0}")]
+    Disk(usize, #[source] block::DiskError),
+    #[error("virtio-vsock")]
+    Vsock(#[source] vsock::VsockError),
+    #[error("make the transport of {0}")]
+    Transport(String, #[source] io::Error),
+}
+
+/// Builds the devices that the spec asks for: the disks in their order, vsock, rng. `news` is written when a transport
+/// has something to [tell](Mmio::take_news).
+pub(crate) fn build(
+    spec: &VmSpec,
+    descriptors: &mut Descriptors,
+    memory: &GuestMemoryMmap,
+    news: &EventFd,
+) -> Result<Vec<DeviceSlot>, DeviceError> {
+    let mut devices: Vec<(String, Box<dyn VirtioDevice>)> = Vec::new();
+    for (index, disk) in spec.disks.iter().enumerate() {
+        let file = descriptors.take(disk.file)?.into();
+        let block = block::Block::new(file, disk.read_only, index);
+        devices.push((
+            format!("virtio-blk {index}"),
+            Box::new(block.map_err(|error| DeviceError::Disk(index, error))?),
+        ));
+    }
+    devices.push(("virtio-vsock".to_owned(), Box::new(vsock::Vsock::open(&spec.vsock, descriptors)?)));
+    devices.push(("virtio-rng".to_owned(), Box::new(rng::Rng)));
+    devices.into_iter().map(|(name, device)| slot(name, device, memory, news)).collect()
+}
+
+fn slot(
+    name: String,
+    device: Box<dyn VirtioDevice>,
+    memory: &GuestMemoryMmap,
+    news: &EventFd,
+) -> Result<DeviceSlot, DeviceError> {
+    let build = || -> io::Result<DeviceSlot> {
+        let interrupt = EventFd::new(EFD_NONBLOCK)?;
+        let transport =
+            Mmio::new(name.clone(), device, memory.clone(), interrupt.try_clone()?, news.try_clone()?)?;
+        let queue_events = transport.queue_events()?;
+        Ok(DeviceSlot { transport: Arc::new(Mutex::new(transport)), interrupt, queue_events })
+    };
+    build().map_err(|error| DeviceError::Transport(name.clone(), error))
+}
