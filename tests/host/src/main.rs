@@ -125,6 +125,7 @@ fn in_test_host(
         copies: options.copy_to_tmpfs.iter().map(|path| existing(path)).collect::<Result<_>>()?,
         terminal,
     };
+    refuse_too_large(&job.copies, options.memory)?;
     let assets = Assets::obtain()?;
     let machine = Machine {
         memory_mib: options.memory,
@@ -140,6 +141,31 @@ fn in_test_host(
 
 fn existing(path: &Path) -> Result<PathBuf> {
     path.canonicalize().with_context(|| format!("find {}", path.display()))
+}
+
+/// A tmpfs holds half of the memory. To find out inside would take minutes.
+fn refuse_too_large(copies: &[PathBuf], memory_mib: u32) -> Result<()> {
+    let sizes = copies.iter().map(|path| size(path)).collect::<Result<Vec<u64>>>()?;
+    let size_mib = sizes.iter().sum::<u64>().div_ceil(1 << 20);
+    if size_mib > u64::from(memory_mib / 2) {
+        bail!(
+            "the copies take {size_mib} MiB, more than half of the {memory_mib} MiB of memory: raise --memory"
+        );
+    }
+    Ok(())
+}
+
+/// The bytes in all files below.
+fn size(path: &Path) -> Result<u64> {
+    let metadata = path.symlink_metadata().with_context(|| format!("find {}", path.display()))?;
+    if !metadata.is_dir() {
+        return Ok(metadata.len());
+    }
+    let mut bytes = 0;
+    for entry in path.read_dir().with_context(|| format!("read {}", path.display()))? {
+        bytes += size(&entry?.path())?;
+    }
+    Ok(bytes)
 }
 
 fn job_env(asked: &[String]) -> Vec<(OsString, OsString)> {
