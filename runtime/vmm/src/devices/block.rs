@@ -3,6 +3,8 @@
 //! Requests are done one after another in the event loop's thread, a bounded amount in one call.
 
 mod request;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fs::File,
@@ -89,6 +91,15 @@ enum Failure {
     Io(io::Error),
 }
 
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Unsupported => Self::Unsupported,
+            Refusal::Invalid => Self::Io(ErrorKind::InvalidInput.into()),
+        }
+    }
+}
+
 impl Block {
     pub(super) fn new(file: File, read_only: bool, index: usize) -> Result<Self, DiskError> {
         let metadata = file.metadata().map_err(DiskError::Metadata)?;
@@ -107,7 +118,7 @@ impl Block {
     }
 
     /// Does a request; the answer's length without its status.
-    fn perform(&mut self, request: &Request<'_>) -> Result<usize, Failure> {
+    fn perform(&self, request: &Request<'_>) -> Result<usize, Failure> {
         let changes = !matches!(request.operation, Operation::Read(_) | Operation::Identify);
         if changes && self.read_only {
             // The guest was told by VIRTIO_BLK_F_RO; the descriptor is the parent's, and may well be writable.
@@ -150,12 +161,7 @@ impl Block {
     }
 
     /// The status that the driver gets, and the number of bytes written before it.
-    fn answer(&mut self, request: Result<Request<'_>, Refusal>) -> (u32, usize) {
-        let outcome = match request {
-            Ok(request) => self.perform(&request),
-            Err(Refusal::Unsupported) => Err(Failure::Unsupported),
-            Err(Refusal::Invalid) => Err(Failure::Io(ErrorKind::InvalidInput.into())),
-        };
+    fn status_of(&mut self, outcome: Result<usize, Failure>) -> (u32, usize) {
         match outcome {
             Ok(written) => (VIRTIO_BLK_S_OK, written),
             Err(Failure::Unsupported) => (VIRTIO_BLK_S_UNSUPP, 0),
@@ -203,8 +209,11 @@ impl VirtioDevice for Block {
             let Some(chain) = requests.pop()? else { return Ok(Progress::Done) };
             bytes += chain.readable.len().max(chain.writable.len()).min(MAX_DATA_LEN);
             let (answer, status) = request::answer_and_status(&chain.writable)?;
-            let (outcome, written) = self.answer(Request::parse(&chain.readable, answer, self.sectors));
-            status.write(&[outcome as u8]);
+            let outcome = Request::parse(&chain.readable, answer, self.sectors)
+                .map_err(Failure::from)
+                .and_then(|request| self.perform(&request));
+            let (code, written) = self.status_of(outcome);
+            status.write(&[code as u8]);
             // At most MAX_DATA_LEN and the status. The status is written last, whatever came before it.
             requests.push(chain.head, written as u32 + 1)?;
             if bytes >= MAX_BYTES_A_CALL {

@@ -9,6 +9,8 @@ mod events;
 mod negotiation;
 mod queues;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::VecDeque, io};
 
@@ -20,7 +22,7 @@ use virtio_bindings::{
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-pub(crate) use self::state::{MmioState, StateError};
+pub(crate) use self::state::StateError;
 use self::{
     negotiation::{Negotiation, Step},
     queues::Queues,

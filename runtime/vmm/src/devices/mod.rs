@@ -4,6 +4,8 @@ mod block;
 mod mmio;
 mod rng;
 mod sys;
+#[cfg(test)]
+mod testing;
 mod virtqueue;
 mod vsock;
 

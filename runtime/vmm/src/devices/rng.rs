@@ -84,3 +84,6 @@ fn fill(slices: &[VolatileSlice<'_>]) -> u32 {
     // At most MAX_REQUEST_LEN.
     filled as u32
 }
+
+#[cfg(test)]
+mod tests;

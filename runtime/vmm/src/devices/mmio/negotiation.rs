@@ -210,14 +210,18 @@ mod tests {
 
     #[test]
     fn steps_out_of_order_are_ignored() {
-        for (first, second) in [(4, 0), (15, 0), (1, 9), (1, 2), (3, 1), (1, 0x13)] {
-            let mut negotiation = offering(0);
-            negotiation.set_status(first);
-            let before = negotiation.clone();
-            if second != 0 {
-                assert_eq!(negotiation.set_status(second), Step::Nothing);
+        let cases: [(&[u32], &[u32]); 3] =
+            [(&[], &[2, 3, 4, 8, 15, 16]), (&[1], &[2, 5, 9, 0x13]), (&[1, 3], &[1, 2, 7, 15])];
+        for (way, wrong) in cases {
+            for &value in wrong {
+                let mut negotiation = offering(0);
+                for &step in way {
+                    negotiation.set_status(step);
+                }
+                let before = negotiation.clone();
+                assert_eq!(negotiation.set_status(value), Step::Nothing);
+                assert_eq!(negotiation, before, "{value} after {way:?}");
             }
-            assert_eq!(negotiation, before, "after {first} and {second}");
         }
     }
 
