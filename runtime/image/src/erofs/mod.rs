@@ -37,3 +37,6 @@ pub(crate) trait Data {
     /// Fills `buffer` from `origin` at `offset`.
     fn read_exact_at(&mut self, origin: Origin, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 }
+
+#[cfg(test)]
+mod tests;

@@ -131,8 +131,8 @@ impl<'a, R: Input> Reader<'a, R> {
         loop {
             self.skip_pending()?;
             let Some(header) = self.read_header()? else { return Ok(None) };
-            let size =
-                header.entry_size().map_err(|_| Error::Field { name: shown(&header), field: "size" })?;
+            let size = field(&header.as_old().size)
+                .ok_or_else(|| Error::Field { name: shown(&header), field: "size" })?;
             match header.entry_type() {
                 EntryType::XHeader => extensions.add_pax(&self.read_extension(size)?)?,
                 EntryType::XGlobalHeader => drop(self.read_extension(size)?),
@@ -236,22 +236,22 @@ impl<'a, R: Input> Reader<'a, R> {
     fn member(&mut self, header: &Header, mut extensions: Extensions) -> Result<Member, Error> {
         let path = extensions.take_path().unwrap_or_else(|| header.path_bytes().into_owned());
         let name = || String::from_utf8_lossy(&path).into_owned();
-        let field = |field| Error::Field { name: name(), field };
+        let bad = |field| Error::Field { name: name(), field };
         let kind = kind_of(header, &path)
             .ok_or_else(|| Error::Type { name: name(), kind: char::from(header.entry_type().as_byte()) })?;
         let target = extensions
             .take_target()
             .or_else(|| header.link_name_bytes().map(Cow::into_owned))
             .unwrap_or_default();
-        let attributes = extensions.attributes(header).map_err(field)?;
+        let attributes = extensions.attributes(header).map_err(bad)?;
         let device = match kind {
-            Kind::CharDevice | Kind::BlockDevice => device_of(header).map_err(|_| field("device number"))?,
+            Kind::CharDevice | Kind::BlockDevice => device_of(header).ok_or_else(|| bad("device number"))?,
             _ => Device { major: 0, minor: 0 },
         };
         // Only regular files have data, whatever the header says: so do Go and GNU tar read it.
         let stored = match kind {
             Kind::Regular => {
-                extensions.size().map_or_else(|| header.entry_size(), Ok).map_err(|_| field("size"))?
+                extensions.size().or_else(|| field(&header.as_old().size)).ok_or_else(|| bad("size"))?
             }
             _ => 0,
         };
@@ -274,8 +274,31 @@ impl<'a, R: Input> Reader<'a, R> {
     }
 }
 
-fn device_of(header: &Header) -> io::Result<Device> {
-    Ok(Device { major: header.device_major()?.unwrap_or(0), minor: header.device_minor()?.unwrap_or(0) })
+fn device_of(header: &Header) -> Option<Device> {
+    // Both formats have them at the same place.
+    let (major, minor) = match (header.as_ustar(), header.as_gnu()) {
+        (Some(header), _) => (header.dev_major, header.dev_minor),
+        (None, Some(header)) => (header.dev_major, header.dev_minor),
+        (None, None) => return Some(Device { major: 0, minor: 0 }),
+    };
+    let number = |bytes: [u8; 8]| field(&bytes).and_then(|number| u32::try_from(number).ok());
+    Some(Device { major: number(major)?, minor: number(minor)? })
+}
+
+/// A header's number: octal digits, or, with the highest bit set, a binary number (GNU). Blank is 0, as Go reads it.
+fn field(bytes: &[u8]) -> Option<u64> {
+    if let [first @ 0x80..=0xff, rest @ ..] = bytes {
+        // A negative one begins with 0xff.
+        let first = u64::from(first & 0x7f);
+        return rest.iter().try_fold(first, |sum, byte| sum.checked_mul(256)?.checked_add(u64::from(*byte)));
+    }
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    let digits = std::str::from_utf8(bytes.get(..end)?).ok()?.trim_matches(' ');
+    if digits.is_empty() {
+        Some(0)
+    } else {
+        u64::from_str_radix(digits, 8).ok().filter(|_| !digits.starts_with('+'))
+    }
 }
 
 fn shown(header: &Header) -> String {
@@ -306,3 +329,6 @@ fn checksum(block: &[u8; BLOCK_BYTES as usize]) -> u32 {
         .map(|(at, byte)| if field.contains(&at) { u32::from(b' ') } else { u32::from(*byte) })
         .sum()
 }
+
+#[cfg(test)]
+mod tests;

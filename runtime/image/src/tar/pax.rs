@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tar::Header;
 
-use super::{Error, sparse};
+use super::{Error, field, sparse};
 use crate::tree::{Attributes, keeps_xattr};
 
 /// Linux' XATTR_SIZE_MAX is 65536; EROFS has 16 bits for it.
@@ -79,14 +79,15 @@ impl Extensions {
 
     /// The attributes of `header`, with what these extensions say instead; the error is the name of a bad field.
     pub(super) fn attributes(&mut self, header: &Header) -> Result<Attributes, &'static str> {
-        let id = |extended: Option<u64>, plain: std::io::Result<u64>, field| {
-            let id = extended.map_or(plain, Ok).map_err(|_| field)?;
+        let old = header.as_old();
+        let id = |extended: Option<u64>, plain: Option<u64>, field| {
+            let id = extended.or(plain).ok_or(field)?;
             // The highest means "no change" to chown(2) and no user at all.
             u32::try_from(id).ok().filter(|id| *id != u32::MAX).ok_or(field)
         };
         let (mtime_seconds, mtime_nanoseconds) = match self.mtime {
             Some(time) => time,
-            None => (header.mtime().ok().and_then(|time| i64::try_from(time).ok()).ok_or("time")?, 0),
+            None => (plain_time(&old.mtime).ok_or("time")?, 0),
         };
         let mut xattrs = std::mem::take(&mut self.xattrs);
         xattrs.retain(|name, _| keeps_xattr(name));
@@ -97,9 +98,9 @@ impl Extensions {
             return Err("extended attribute (too large)");
         }
         Ok(Attributes {
-            mode: u16::try_from(header.mode().map_err(|_| "mode")? & 0o7777).unwrap_or_default(),
-            uid: id(self.uid, header.uid(), "user id")?,
-            gid: id(self.gid, header.gid(), "group id")?,
+            mode: u16::try_from(field(&old.mode).ok_or("mode")? & 0o7777).unwrap_or_default(),
+            uid: id(self.uid, field(&old.uid), "user id")?,
+            gid: id(self.gid, field(&old.gid), "group id")?,
             mtime_seconds,
             mtime_nanoseconds,
             xattrs,
@@ -141,6 +142,14 @@ fn time(value: &[u8]) -> Option<(i64, u32)> {
     })
 }
 
+/// The header's own time; GNU tar writes one before 1970 as a negative binary number.
+fn plain_time(bytes: &[u8; 12]) -> Option<i64> {
+    match bytes {
+        [0xff, 0xff, 0xff, 0xff, low @ ..] => Some(i64::from_be_bytes(*low)),
+        _ => i64::try_from(field(bytes)?).ok(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,7 +173,7 @@ mod tests {
     #[test]
     fn a_malformed_record_is_refused() {
         for bad in
-            [&b"path=x\n"[..], b"99 path=x\n", b"10 path=xxx", b"5 =x\n", b"0 a=b\n", b"6 a=b\n", b"+6 a=b\n"]
+            [&b"path=x\n"[..], b"99 path=x\n", b"10 path=xxx", b"5 =x\n", b"0 a=b\n", b"7 a=b\n", b"+6 a=b\n"]
         {
             assert!(Extensions::default().add_pax(bad).is_err(), "{}", String::from_utf8_lossy(bad));
         }
@@ -179,6 +188,11 @@ mod tests {
         assert_eq!(time(b"12.0000000019"), Some((12, 1)));
         assert_eq!(time(b"-1.25"), Some((-2, 750_000_000)));
         assert_eq!(time(b"-3"), Some((-3, 0)));
+        assert_eq!(plain_time(b"00000000014\0"), Some(12));
+        assert_eq!(plain_time(&[0; 12]), Some(0));
+        assert_eq!(plain_time(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfe"), Some(-2));
+        assert_eq!(plain_time(b"\x80\0\0\0\0\0\0\x01\0\0\0\0"), Some(1 << 32));
+        assert_eq!(plain_time(b"99999999999\0"), None);
         for bad in [&b""[..], b"x", b"1.x", b"--1", b"99999999999999999999"] {
             assert_eq!(time(bad), None);
         }

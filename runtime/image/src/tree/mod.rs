@@ -174,3 +174,6 @@ fn memory_of(node: &Node) -> u64 {
     };
     (size_of::<Node>() + xattrs + own) as u64
 }
+
+#[cfg(test)]
+mod tests;
