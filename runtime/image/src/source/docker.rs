@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::blobs::{Blobs, parse};
-use super::{Error, Found, assemble};
+use super::{Error, Found, assemble, is_called};
 use crate::digest::Digest;
 use crate::limits::Limits;
 
@@ -21,19 +21,14 @@ impl Image {
     fn tags(&self) -> &[String] {
         self.repo_tags.as_deref().unwrap_or_default()
     }
-
-    /// `busybox:1.36` by its whole name, or by its tag alone.
-    fn is_called(&self, wanted: &str) -> bool {
-        self.tags()
-            .iter()
-            .any(|tag| tag == wanted || tag.rsplit_once(':').is_some_and(|(_, tag)| tag == wanted))
-    }
 }
 
 pub(super) fn find(blobs: &Blobs, tag: Option<&str>, limits: &Limits) -> Result<Found, Error> {
     let images: Vec<Image> = parse(MANIFEST, &blobs.read(MANIFEST, limits)?)?;
     let present = || images.iter().flat_map(Image::tags).cloned().collect::<Vec<_>>().join(", ");
-    let mut matching = images.iter().filter(|image| tag.is_none_or(|tag| image.is_called(tag)));
+    let mut matching = images
+        .iter()
+        .filter(|image| tag.is_none_or(|tag| image.tags().iter().any(|name| is_called(name, tag))));
     let image = match (matching.next(), matching.next(), tag) {
         (Some(image), None, _) => image,
         (Some(_), Some(_), _) => return Err(Error::Ambiguous(present())),

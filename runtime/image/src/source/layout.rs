@@ -3,7 +3,7 @@
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 
 use super::blobs::{Blobs, parse};
-use super::{Error, Found, architecture, assemble, platform};
+use super::{Error, Found, architecture, assemble, is_called, platform};
 use crate::digest::Digest;
 use crate::limits::{Exceeded, Limits};
 
@@ -79,8 +79,10 @@ fn digest_of(descriptor: &Descriptor) -> Result<Digest, Error> {
 
 /// The one that `tag` names, for this machine's platform.
 fn choose<'a>(descriptors: &'a [Descriptor], tag: Option<&str>) -> Result<&'a Descriptor, Error> {
-    let named: Vec<_> =
-        descriptors.iter().filter(|one| tag.is_none_or(|tag| names(one).any(|name| name == tag))).collect();
+    let named: Vec<_> = descriptors
+        .iter()
+        .filter(|one| tag.is_none_or(|tag| names(one).any(|name| is_called(name, tag))))
+        .collect();
     if named.is_empty() {
         return Err(match tag {
             Some(tag) => {

@@ -106,6 +106,11 @@ pub(crate) fn deciding_file(reference: &Reference) -> PathBuf {
     }
 }
 
+/// Whether `name`, as in `docker.io/library/busybox:1.36`, is what a user calls `busybox:1.36` or `1.36`.
+fn is_called(name: &str, wanted: &str) -> bool {
+    name.strip_suffix(wanted).is_some_and(|rest| rest.is_empty() || rest.ends_with(['/', ':']))
+}
+
 /// Joins what was found (sections and digests of layers) with the configuration's own list.
 fn assemble(
     id: Digest,
