@@ -7,7 +7,7 @@ CACHE := $(or $(SECURECTR_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/securect
 CARGO_DENY := $(CACHE)/tools/bin/cargo-deny
 CARGO_DENY_VERSION := 0.18.3
 
-PACKAGES := .ci/build-packages guest-kernel/packages rootfs/packages runtime/image/packages
+PACKAGES := .ci/build-packages guest-kernel/packages rootfs/packages runtime/image/packages runtime/sandbox/packages
 DEMO_PACKAGES := rootfs/images/packages tests/host/packages
 TEST_PACKAGES := tests/packages
 
