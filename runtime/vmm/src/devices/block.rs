@@ -3,8 +3,6 @@
 //! Requests are done one after another in the event loop's thread, a bounded amount in one call.
 
 mod request;
-#[cfg(test)]
-mod tests;
 
 use std::{
     fs::File,
@@ -297,3 +295,6 @@ fn config(sectors: u64) -> [u8; CONFIG_LEN] {
     }
     config
 }
+
+#[cfg(test)]
+mod tests;

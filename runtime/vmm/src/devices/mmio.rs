@@ -9,8 +9,6 @@ mod events;
 mod negotiation;
 mod queues;
 mod state;
-#[cfg(test)]
-mod tests;
 
 use std::{collections::VecDeque, io};
 
@@ -216,3 +214,6 @@ impl std::fmt::Debug for Mmio {
 fn signal(event: &EventFd) {
     let _ = event.write(1);
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,8 +4,6 @@ mod block;
 mod mmio;
 mod rng;
 mod sys;
-#[cfg(test)]
-mod testing;
 mod virtqueue;
 mod vsock;
 
@@ -172,3 +170,6 @@ fn slot(
     };
     build().map_err(|error| DeviceError::Transport(name.clone(), error))
 }
+
+#[cfg(test)]
+mod testing;

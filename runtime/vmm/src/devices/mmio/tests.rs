@@ -1,3 +1,7 @@
+//! A device of the tests' own behind the transport.
+
+mod hostile;
+
 use std::{
     io,
     sync::{
@@ -11,7 +15,7 @@ use virtio_bindings::virtio_mmio::*;
 use super::{state::MmioState, *};
 use crate::devices::{
     Progress, VirtioDevice,
-    testing::{Guest, MEMORY_LEN, Piece, RawDescriptor},
+    testing::{Guest, MEMORY_LEN, Piece},
     virtqueue::Virtqueue,
 };
 
@@ -261,116 +265,6 @@ fn a_queue_that_does_not_exist_has_no_size_and_no_registers() {
         assert_eq!(guest.read(VIRTIO_MMIO_QUEUE_READY), 0);
     }
     assert_eq!(guest.news(), None);
-}
-
-/// What a broken chain is, by its first descriptors.
-#[test]
-fn broken_chains_stop_the_device_and_are_told() {
-    let (next, write, indirect) = (1, 2, 4);
-    let descriptor = |address, len, flags, next| RawDescriptor { address, len, flags, next };
-    let wrong: [(&str, Vec<RawDescriptor>); 9] = [
-        ("a loop", vec![descriptor(0x1000, 8, next, 0)]),
-        ("a next one beyond the table", vec![descriptor(0x1000, 8, next, 8)]),
-        ("beyond memory", vec![descriptor(MEMORY_LEN as u64, 1, 0, 0)]),
-        ("across the end of memory", vec![descriptor(MEMORY_LEN as u64 - 4, 8, 0, 0)]),
-        ("around the address space", vec![descriptor(u64::MAX - 4, 8, write, 0)]),
-        ("readable after writable", vec![descriptor(0, 8, next | write, 1), descriptor(0, 8, 0, 0)]),
-        ("an indirect table of odd length", vec![descriptor(0x1000, 24, indirect, 0)]),
-        ("an empty indirect table", vec![descriptor(0x1000, 0, indirect, 0)]),
-        ("an indirect table beyond memory", vec![descriptor(MEMORY_LEN as u64, 16, indirect, 0)]),
-    ];
-    for (name, descriptors) in wrong {
-        let (mut guest, _) = found();
-        guest.negotiate(u64::MAX);
-        guest.run();
-        for (index, &descriptor) in descriptors.iter().enumerate() {
-            guest.set_descriptor(0, index as u16, descriptor);
-        }
-        guest.publish(0, 0);
-        assert!(guest.run(), "{name}");
-        assert!(abuse(&guest).is_some(), "{name}");
-        assert_eq!(guest.read(VIRTIO_MMIO_STATUS), 15 | 0x40, "{name}");
-        assert_eq!(guest.used(0), None, "{name}");
-    }
-}
-
-#[test]
-fn an_indirect_table_within_another_is_refused() {
-    let (mut guest, _) = found();
-    guest.negotiate(u64::MAX);
-    let table = guest.room(16);
-    guest.set_descriptor_at(table, RawDescriptor { address: table, len: 16, flags: 4, next: 0 });
-    guest.set_descriptor(0, 0, RawDescriptor { address: table, len: 16, flags: 4, next: 0 });
-    guest.publish(0, 0);
-    assert!(guest.run());
-    assert!(abuse(&guest).is_some());
-}
-
-#[test]
-fn an_indirect_chain_longer_than_the_queue_is_refused() {
-    let (mut guest, _) = found();
-    guest.negotiate(u64::MAX);
-    let table = guest.room(16 * 4096);
-    for index in 0..4096_u16 {
-        let entry = RawDescriptor { address: 0, len: 0, flags: 1, next: index + 1 };
-        guest.set_descriptor_at(table + u64::from(index) * 16, entry);
-    }
-    guest.set_descriptor(0, 0, RawDescriptor { address: table, len: 16 * 4096, flags: 4, next: 0 });
-    guest.publish(0, 0);
-    assert!(guest.run());
-    assert!(abuse(&guest).is_some());
-}
-
-#[test]
-fn a_head_beyond_the_queue_is_refused() {
-    for head in [8, 9, u16::MAX] {
-        let (mut guest, _) = found();
-        guest.negotiate(u64::MAX);
-        guest.publish(0, head);
-        assert!(guest.run());
-        assert!(abuse(&guest).is_some());
-    }
-}
-
-#[test]
-fn a_ring_that_runs_ahead_of_its_queue_is_refused() {
-    for given in [9, 0x8000, u16::MAX] {
-        let (mut guest, log) = found();
-        guest.negotiate(u64::MAX);
-        guest.run();
-        guest.set_given(0, given);
-        assert!(guest.run());
-        assert!(abuse(&guest).unwrap().contains("ran ahead"));
-        assert_eq!(log.chains.load(Relaxed), 0);
-    }
-}
-
-#[test]
-fn a_guest_that_breaks_the_rules_again_and_again_fills_nothing() {
-    let (mut guest, _) = found();
-    for _ in 0..100 {
-        guest.negotiate(u64::MAX);
-        guest.run();
-        guest.set_given(0, 100);
-        guest.run();
-    }
-    assert!((0..100).filter_map(|_| guest.news()).count() <= MAX_NEWS);
-}
-
-#[test]
-fn a_stopped_device_works_again_after_a_reset() {
-    let (mut guest, log) = found();
-    guest.negotiate(u64::MAX);
-    guest.run();
-    guest.set_given(0, 100);
-    guest.run();
-    guest.negotiate(u64::MAX);
-    guest.run();
-    let sent = guest.put(&[1]);
-    guest.give(0, &[sent]);
-    guest.run();
-    assert!(guest.used(0).is_some());
-    assert_eq!((log.chains.load(Relaxed), log.activated.load(Relaxed)), (1, 2));
 }
 
 #[test]
