@@ -26,6 +26,8 @@ pub(crate) enum LoopError {
     Wait(#[source] event_manager::Error),
     #[error("talk to the parent")]
     Parent(#[from] ParentError),
+    #[error("{0}")]
+    Device(String),
     #[error("stop or start the vCPUs")]
     Vcpu(#[from] VcpuError),
 }
@@ -83,7 +85,7 @@ impl EventLoop {
         }
     }
 
-    /// A full disk is for the guest to cope with; a guest that abuses a device is at its end.
+    /// A full disk is for the guest to cope with; a guest that abuses a device is at its end, and so is a VMM whose device fails.
     fn collect_news(&self, parent: &mut Parent) -> Result<(), LoopError> {
         // Read before the devices are asked, so that nothing that comes in between is missed.
         let _ = self.machine.news.read();
@@ -93,6 +95,7 @@ impl EventLoop {
                 match news {
                     News::Abuse(what) => self.machine.ending.set(End::DeviceAbuse(what)),
                     News::DiskFull(disk) => parent.send(&Event::DiskFull(disk))?,
+                    News::Failure(what) => return Err(LoopError::Device(what)),
                 }
             }
         }

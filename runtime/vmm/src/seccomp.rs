@@ -103,7 +103,7 @@ const VCPU: &[Row] = &[
 ];
 
 pub(crate) fn main_filter() -> Result<Filter, SeccompError> {
-    compile("main", &[COMMON, MAIN], devices::SYSCALLS)
+    compile("main", &[COMMON, MAIN], devices::SYSCALLS.iter().flat_map(|(_, syscalls)| *syscalls))
 }
 
 pub(crate) fn vcpu_filter() -> Result<Filter, SeccompError> {
@@ -111,11 +111,18 @@ pub(crate) fn vcpu_filter() -> Result<Filter, SeccompError> {
 }
 
 /// `devices` are their own tables, whose calls may have any arguments.
-fn compile(thread: &'static str, tables: &[&[Row]], devices: &[c_long]) -> Result<Filter, SeccompError> {
+fn compile<'a>(
+    thread: &'static str,
+    tables: &[&[Row]],
+    devices: impl IntoIterator<Item = &'a c_long>,
+) -> Result<Filter, SeccompError> {
     build(tables, devices).map(Filter).map_err(|error| SeccompError::Compile(thread, error))
 }
 
-fn build(tables: &[&[Row]], devices: &[c_long]) -> Result<BpfProgram, seccompiler::BackendError> {
+fn build<'a>(
+    tables: &[&[Row]],
+    devices: impl IntoIterator<Item = &'a c_long>,
+) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: BTreeMap<c_long, Vec<SeccompRule>> = BTreeMap::new();
     for &(syscall, checks) in tables.iter().copied().flatten() {
         let alternatives = rules.entry(syscall).or_default();

@@ -63,7 +63,11 @@ fn entry(range: Range<u64>, kind: u32) -> boot_e820_entry {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::*;
+
+    const SMALL: Range<u64> = 0..64 << 20;
 
     fn table(params: &boot_params) -> Vec<(u64, u64, u32)> {
         let table = params.e820_table;
@@ -73,7 +77,7 @@ mod tests {
 
     #[test]
     fn a_small_guest_has_memory_on_both_sides_of_the_legacy_area() {
-        let params = boot_params(&[0..64 << 20], &(0x100_0000..0x100_1000), 5);
+        let params = boot_params(slice::from_ref(&SMALL), &(0x100_0000..0x100_1000), 5);
         assert_eq!(
             table(&params),
             [(0, 0x9_f000, RAM), (0x9_f000, 0x6_1000, RESERVED), (0x10_0000, (64 << 20) - 0x10_0000, RAM)]
@@ -88,7 +92,7 @@ mod tests {
 
     #[test]
     fn the_kernel_is_told_where_its_initramfs_and_command_line_are() {
-        let params = boot_params(&[0..64 << 20], &(0x100_0000..0x100_1234), 5);
+        let params = boot_params(slice::from_ref(&SMALL), &(0x100_0000..0x100_1234), 5);
         let header = params.hdr;
         assert_eq!(({ header.ramdisk_image }, { header.ramdisk_size }), (0x100_0000, 0x1234));
         assert_eq!(({ header.cmd_line_ptr }, { header.cmdline_size }), (layout::COMMAND_LINE as u32, 5));
