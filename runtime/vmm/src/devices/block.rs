@@ -27,6 +27,7 @@ use super::{
     virtqueue::{Buffers, Violation, Virtqueue},
 };
 
+/// A call a kind of request; discarding and writing zeroes is fallocate(2).
 pub(super) const SYSCALLS: &[libc::c_long] =
     &[libc::SYS_preadv, libc::SYS_pwritev, libc::SYS_fdatasync, libc::SYS_fallocate];
 

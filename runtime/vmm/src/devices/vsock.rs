@@ -32,13 +32,17 @@ use super::{
 use crate::descriptors::Descriptors;
 
 pub(super) const SYSCALLS: &[libc::c_long] = &[
+    // What has happened to streams, and which of them are watched.
     libc::SYS_epoll_wait,
     libc::SYS_epoll_ctl,
+    // Clients, and the line in which they say where they want to go.
     libc::SYS_accept4,
-    libc::SYS_recvmsg,
     libc::SYS_recvfrom,
+    // Data from and to guest memory, and what was kept on the way.
+    libc::SYS_recvmsg,
     libc::SYS_sendmsg,
     libc::SYS_sendto,
+    // The ends of streams.
     libc::SYS_shutdown,
     libc::SYS_close,
 ];

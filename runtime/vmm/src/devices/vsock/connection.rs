@@ -33,8 +33,8 @@ pub(super) struct Connection {
     ended: bool,
     /// The stream's peer has closed it for both directions.
     hung_up: bool,
-    /// The guest wants no more data.
-    deaf: bool,
+    /// What the guest has said of its ends, as flags of a shutdown.
+    guest_ends: u32,
     owed: Owed,
     /// What the guest has heard of our ends, as flags of a shutdown.
     told_ends: u32,
@@ -111,7 +111,7 @@ impl Connection {
             readable: true,
             ended: false,
             hung_up: false,
-            deaf: false,
+            guest_ends: 0,
             owed,
             told_ends: 0,
             burst: 1,
@@ -152,13 +152,13 @@ impl Connection {
         if ends & SHUTDOWN_SEND != 0 {
             self.outlet.finish(&self.stream);
         }
-        if ends & SHUTDOWN_RECEIVE != 0 && !self.deaf {
-            self.deaf = true;
+        if ends & SHUTDOWN_RECEIVE != 0 {
             // What our peer goes on to write is an error on its side.
             let _ = self.stream.shutdown(Shutdown::Read);
         }
+        self.guest_ends |= ends;
         let both = SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
-        if ends & both == both { Verdict::Reset } else { Verdict::Keep }
+        if self.guest_ends & both == both { Verdict::Reset } else { Verdict::Keep }
     }
 
     /// Something has happened to the stream. False when the connection makes no sense any more.
@@ -192,7 +192,7 @@ impl Connection {
             self.told_ends |= ends;
             return Some(self.control(Op::Shutdown, ends));
         }
-        let wants_to_send = self.readable && !self.ended && !self.deaf;
+        let wants_to_send = self.readable && !self.ended && self.guest_ends & SHUTDOWN_RECEIVE == 0;
         let credit = self.credit();
         if wants_to_send && credit > 0 {
             self.owed.credit_request = true;

@@ -80,6 +80,16 @@ fn a_guest_that_wants_no_more_stops_its_client() {
     assert_eq!(read_some(&mut client), (b"still talking".to_vec(), false));
 }
 
+#[test]
+fn two_halves_that_the_guest_ends_are_the_end() {
+    let (mut machine, mut client, address) = Machine::connected();
+    machine.send(address, Op::Shutdown, SHUTDOWN_RECEIVE, &[]);
+    machine.expect_nothing();
+    machine.send(address, Op::Shutdown, SHUTDOWN_SEND, &[]);
+    machine.expect(Op::Reset);
+    assert_eq!(read_some(&mut client), (vec![], true));
+}
+
 /// However the guest ends it, a slow client gets all that the guest had sent, and then an end and no error, although it
 /// had itself sent something that nobody read.
 #[test]
