@@ -1,0 +1,95 @@
+//! The guest's own kernel.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use securectr_vmm::control::{End, Event};
+
+use super::{guest, parent::Setup};
+
+const KERNEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/guest/vmlinux");
+
+/// An initramfs whose init is a script for the host's static busybox.
+fn initramfs(script: &str) -> File {
+    let root = tempfile::tempdir().unwrap();
+    fs::copy("/bin/busybox", root.path().join("busybox")).expect("the package busybox-static");
+    let init = root.path().join("init");
+    fs::write(&init, format!("#!/busybox sh\n{script}\n/busybox sleep 1\n/busybox reboot -f\n")).unwrap();
+    fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).unwrap();
+    guest::temporary(&archive(root.path(), "busybox\ninit\n"))
+}
+
+fn archive(directory: &Path, names: &str) -> Vec<u8> {
+    let mut cpio = Command::new("/bin/busybox")
+        .args(["cpio", "-o", "-H", "newc"])
+        .current_dir(directory)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    cpio.stdin.take().unwrap().write_all(names.as_bytes()).unwrap();
+    cpio.wait_with_output().unwrap().stdout
+}
+
+fn run(script: &str, vcpu_count: u8, memory_mib: u32) -> String {
+    let kernel = File::open(KERNEL).expect("make guest builds it");
+    // Without a node for the console in the archive, the script opens what devtmpfs has.
+    let script = format!(
+        "/busybox mount -t devtmpfs dev /dev\nexec >/dev/ttyS0 2>&1\n/busybox mkdir -p /proc /sys\n{script}"
+    );
+    let setup = Setup {
+        initramfs: initramfs(&script),
+        command_line: "console=ttyS0 quiet reboot=k panic=-1 maxcpus=1".to_owned(),
+        memory_mib,
+        vcpu_count,
+        ..Setup::new(kernel)
+    };
+    let mut vm = setup.start();
+    let event = vm.event_after_running();
+    assert_eq!(event, Event::Ended(End::Reset), "{}", vm.console.text());
+    vm.console.whole_text()
+}
+
+#[test]
+#[ignore = "needs KVM"]
+fn boots_to_init_and_takes_its_time_from_kvm() {
+    let console = run(
+        "/busybox mount -t sysfs sys /sys\necho up\n/busybox cat /sys/devices/system/clocksource/clocksource0/current_clocksource",
+        1,
+        128,
+    );
+    assert!(console.contains("up") && console.contains("kvm-clock"), "{console}");
+}
+
+#[test]
+#[ignore = "needs KVM"]
+fn brings_its_other_vcpus_online() {
+    let script = "/busybox mount -t sysfs sys /sys\n/busybox nproc\n\
+        for cpu in 1 2 3; do echo 1 >/sys/devices/system/cpu/cpu$cpu/online; done\n/busybox nproc";
+    let console = run(script, 4, 128);
+    let counts: Vec<&str> = console.lines().filter(|line| line.parse::<u8>().is_ok()).collect();
+    assert_eq!(counts, ["1", "4"], "{console}");
+}
+
+#[test]
+#[ignore = "needs KVM"]
+fn has_memory_on_both_sides_of_the_hole() {
+    // Lazily backed: the host needs not have it.
+    let console = run("/busybox mount -t proc proc /proc\n/busybox grep MemTotal /proc/meminfo", 1, 4096);
+    let total = console.lines().find_map(|line| line.trim().strip_prefix("MemTotal:")).unwrap();
+    let kib: u64 = total.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(kib > 3900 << 10, "{kib}");
+}
+
+#[test]
+#[ignore = "needs KVM"]
+fn a_panic_is_a_reset_after_its_words() {
+    let console = run("exit 3", 1, 128);
+    assert!(console.contains("Kernel panic - not syncing: Attempted to kill init!"), "{console}");
+}
