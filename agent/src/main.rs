@@ -1,1 +1,5 @@
-fn main() {}
+//! PID 1 of the guest.
+
+fn main() {
+    securectr_agent::guest()
+}

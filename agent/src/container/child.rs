@@ -1,0 +1,197 @@
+//! The life of a container's process before its program: a copy of the agent that gives up one thing after the other.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use rustix::thread::{ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces};
+
+use super::{
+    channel::ProcessEnd,
+    credentials, devices,
+    failure::{During, Failure},
+    mounts,
+    root::{self, Kind, Root},
+    rootfs::{self, RootfsPlan},
+    sys,
+    terminal::{self, Terminal},
+};
+use crate::{
+    plan::{ContainerPlan, ProcessPlan},
+    stdio::ProcessStreams,
+};
+
+/// Exit codes of a process whose program never ran, as a shell gives them.
+const NOT_FOUND: i32 = 127;
+const NOT_EXECUTABLE: i32 = 126;
+const NOT_PREPARED: i32 = 125;
+
+/// Where programs are looked for when the process has no `PATH`.
+const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A container's init.
+pub(super) struct Init<'a> {
+    pub plan: &'a ContainerPlan,
+    pub rootfs: &'a RootfsPlan,
+    pub streams: ProcessStreams,
+}
+
+/// A further process of a container.
+pub(super) struct Exec<'a> {
+    pub plan: &'a ProcessPlan,
+    /// A pidfd of the container's init.
+    pub init: OwnedFd,
+    pub streams: ProcessStreams,
+}
+
+impl Init<'_> {
+    pub(super) fn live(self, channel: &ProcessEnd) -> ! {
+        let process = &self.plan.process;
+        let prepared = self.prepare();
+        finish(process, prepared, channel)
+    }
+
+    fn prepare(&self) -> Result<Option<OwnedFd>, Failure> {
+        let plan = self.plan;
+        begin(&plan.process)?;
+        enter_namespaces(plan)?;
+        let root = rootfs::assemble(self.rootfs)?;
+        mounts::mount_all(&root, &plan.mounts)?;
+        devices::make_all(&root, &plan.devices)?;
+        let cwd = Path::new(std::ffi::OsStr::new(plan.process.cwd.to_str().unwrap_or("/")));
+        root.find_or_make(cwd, Kind::Directory).during(|| format!("make the directory {}", cwd.display()))?;
+        for (key, value) in &plan.sysctls {
+            fs::write(format!("/proc/sys/{key}"), value).during(|| format!("set sysctl {key}"))?;
+        }
+        mounts::make_read_only(&root, &plan.readonly_paths)?;
+        mounts::mask(&root, &plan.masked_paths)?;
+        let terminal = open_terminal(&root, &plan.process)?;
+        if let Some(terminal) = &terminal {
+            mounts::bind_file(&terminal.slave, &root, "/dev/console")
+                .during(|| "bind /dev/console".into())?;
+        }
+        set_names(plan)?;
+        rootfs::enter(&root).during(|| "enter the root".into())?;
+        rootfs::seal(&root, plan.root_readonly || self.rootfs.is_read_only(), plan.propagation)?;
+        take_streams(terminal, &self.streams)
+    }
+}
+
+impl Exec<'_> {
+    pub(super) fn live(self, channel: &ProcessEnd) -> ! {
+        let prepared = self.prepare();
+        finish(self.plan, prepared, channel)
+    }
+
+    fn prepare(&self) -> Result<Option<OwnedFd>, Failure> {
+        begin(self.plan)?;
+        let all = ThreadNameSpaceType::MOUNT
+            | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+            | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+            | ThreadNameSpaceType::NETWORK
+            | ThreadNameSpaceType::CONTROL_GROUP;
+        move_into_thread_name_spaces(self.init.as_fd(), all)
+            .during(|| "enter the container's namespaces".into())?;
+        let root = Root::new(root::guest("/").during(|| "open the container's root".into())?);
+        let terminal = open_terminal(&root, self.plan)?;
+        take_streams(terminal, &self.streams)
+    }
+}
+
+/// While `/proc` is still the guest's.
+fn begin(plan: &ProcessPlan) -> Result<(), Failure> {
+    rustix::process::umask(rustix::fs::Mode::empty());
+    terminal::new_session().during(|| "make a session".into())?;
+    match plan.oom_score_adj {
+        Some(score) => {
+            fs::write("/proc/self/oom_score_adj", score.to_string()).during(|| "set oom_score_adj".into())
+        }
+        None => Ok(()),
+    }
+}
+
+fn enter_namespaces(plan: &ContainerPlan) -> Result<(), Failure> {
+    for joined in &plan.namespaces.joined {
+        fs::File::open(&joined.path)
+            .and_then(|file| Ok(move_into_link_name_space(file.as_fd(), Some(joined.kind))?))
+            .during(|| format!("join the namespace {}", joined.path.display()))?;
+    }
+    if plan.namespaces.new_cgroup {
+        sys::new_cgroup_namespace().during(|| "make a cgroup namespace".into())?;
+    }
+    Ok(())
+}
+
+fn open_terminal(root: &Root, plan: &ProcessPlan) -> Result<Option<Terminal>, Failure> {
+    let Some(size) = plan.terminal else { return Ok(None) };
+    terminal::open(root, size, plan.uid).map(Some).during(|| "open a terminal in /dev/pts".into())
+}
+
+fn set_names(plan: &ContainerPlan) -> Result<(), Failure> {
+    if let Some(name) = &plan.hostname {
+        rustix::system::sethostname(name.as_bytes()).during(|| format!("set the host name {name}"))?;
+    }
+    if let Some(name) = &plan.domainname {
+        rustix::system::setdomainname(name.as_bytes()).during(|| format!("set the domain name {name}"))?;
+    }
+    Ok(())
+}
+
+/// The terminal's master side goes to the agent.
+fn take_streams(terminal: Option<Terminal>, streams: &ProcessStreams) -> Result<Option<OwnedFd>, Failure> {
+    let taken = match (&terminal, streams) {
+        (Some(terminal), _) => terminal::control(&terminal.slave),
+        (None, ProcessStreams::Files(files)) => terminal::take_streams(files.each_ref()),
+        (None, ProcessStreams::Terminal) => Err(io::ErrorKind::InvalidInput.into()),
+    };
+    taken.during(|| "take the streams".into())?;
+    Ok(terminal.map(|terminal| terminal.master))
+}
+
+/// Reports, waits for the word, and becomes the program.
+fn finish(plan: &ProcessPlan, prepared: Result<Option<OwnedFd>, Failure>, channel: &ProcessEnd) -> ! {
+    let ready = prepared.and_then(|master| {
+        let told = channel.close_others(master.as_ref()).and_then(|()| channel.ready(master));
+        told.during(|| "report to the agent".into())
+    });
+    if let Err(failure) = ready {
+        channel.failed(&failure.line());
+        sys::exit(NOT_PREPARED);
+    }
+    if !channel.wait() {
+        sys::exit(NOT_PREPARED);
+    }
+    sys::reset_signals();
+    if let Err(failure) = credentials::assume(plan) {
+        channel.failed(&failure.line());
+        sys::exit(NOT_PREPARED);
+    }
+    let errno = execute(plan);
+    channel.not_executed(errno, plan.args.first().map_or(b"", |program| program.to_bytes()));
+    sys::exit(if errno == libc::ENOENT { NOT_FOUND } else { NOT_EXECUTABLE });
+}
+
+/// As execvp(3) looks for programs, in the container's own `PATH`. Returns only when it fails.
+fn execute(plan: &ProcessPlan) -> i32 {
+    let Some(name) = plan.args.first() else { return libc::ENOENT };
+    if name.to_bytes().contains(&b'/') {
+        return sys::execve(name, &plan.args, &plan.env);
+    }
+    let path = plan.env.iter().find_map(|variable| variable.to_bytes().strip_prefix(b"PATH="));
+    let mut errno = libc::ENOENT;
+    for directory in path.unwrap_or(DEFAULT_PATH).split(|&byte| byte == b':') {
+        let directory = if directory.is_empty() { b"." } else { directory };
+        let Ok(candidate) = std::ffi::CString::new([directory, b"/", name.to_bytes()].concat()) else {
+            continue;
+        };
+        match sys::execve(&candidate, &plan.args, &plan.env) {
+            libc::ENOENT | libc::ENOTDIR => {}
+            // Another directory may have one that can be executed.
+            libc::EACCES => errno = libc::EACCES,
+            other => return other,
+        }
+    }
+    errno
+}

@@ -1,0 +1,198 @@
+//! A container's root: the EROFS image, what may be written above it, and the way into it.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use rustix::{
+    fs::{CWD, Gid, Mode, OFlags, Uid, chmodat, chownat, mkdirat, openat, stat},
+    io::Errno,
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
+        fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
+        unmount,
+    },
+    process::{chdir, fchdir, pivot_root},
+};
+
+use super::{
+    failure::{During, Failure},
+    root::Root,
+    sys,
+};
+use crate::plan::{Attributes, Propagation};
+
+/// Where the parts of a root are put together, in the mount namespace of each container.
+pub(crate) const STAGES: [&str; 3] = [IMAGE, UPPER, ROOT];
+const IMAGE: &str = "/run/securectr/image";
+const UPPER: &str = "/run/securectr/upper";
+const ROOT: &str = "/run/securectr/root";
+
+/// For the mount points of a root that stays read-only, in bytes.
+const MOUNT_POINTS_SIZE: u64 = 1 << 20;
+
+/// What a root is made of. Devices are names in `/dev`.
+#[derive(Debug)]
+pub(crate) struct RootfsPlan {
+    pub image_device: String,
+    pub upper: Upper,
+}
+
+#[derive(Debug)]
+pub(crate) enum Upper {
+    /// The root is read-only.
+    None,
+    Tmpfs {
+        bytes: u64,
+    },
+    Ext4 {
+        device: String,
+    },
+}
+
+impl RootfsPlan {
+    pub(super) fn is_read_only(&self) -> bool {
+        matches!(self.upper, Upper::None)
+    }
+}
+
+/// Puts the root together, at its stage.
+pub(super) fn assemble(plan: &RootfsPlan) -> Result<Root, Failure> {
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .during(|| "make all mounts private".into())?;
+    let image = format!("/dev/{}", plan.image_device);
+    let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY;
+    mount_at(IMAGE, "erofs", &[("source", Some(&image)), ("ro", None)], read_only)
+        .during(|| format!("mount the image {image}"))?;
+    mount_upper(&plan.upper)?;
+    make_layer().during(|| "prepare the writable layer".into())?;
+    let upper = format!("{UPPER}/upper");
+    let work = format!("{UPPER}/work");
+    let parameters = [
+        ("source", Some("overlay")),
+        ("lowerdir", Some(IMAGE)),
+        ("upperdir", Some(&upper)),
+        ("workdir", Some(&work)),
+        // An image cannot use overlayfs's own attributes.
+        ("redirect_dir", Some("nofollow")),
+        ("metacopy", Some("off")),
+    ];
+    let mount = mount_at(ROOT, "overlay", &parameters, MountAttrFlags::empty())
+        .during(|| "mount the root's overlay".into())?;
+    Ok(Root::new(mount))
+}
+
+fn mount_upper(upper: &Upper) -> Result<(), Failure> {
+    let none = MountAttrFlags::empty();
+    match upper {
+        Upper::None => mount_tmpfs(MOUNT_POINTS_SIZE),
+        Upper::Tmpfs { bytes } => mount_tmpfs(*bytes),
+        Upper::Ext4 { device } => {
+            let device = format!("/dev/{device}");
+            mount_at(UPPER, "ext4", &[("source", Some(&device))], none)
+                .during(|| format!("mount the writable disk {device}"))
+                .map(drop)
+        }
+    }
+}
+
+fn mount_tmpfs(bytes: u64) -> Result<(), Failure> {
+    let size = bytes.to_string();
+    let parameters = [("source", Some("upper")), ("size", Some(size.as_str())), ("mode", Some("0755"))];
+    mount_at(UPPER, "tmpfs", &parameters, MountAttrFlags::empty())
+        .during(|| "mount the writable layer".into())
+        .map(drop)
+}
+
+/// The root directory has the mode and owner of the upper layer's, so they are taken from the image.
+fn make_layer() -> io::Result<()> {
+    let upper = format!("{UPPER}/upper");
+    match mkdirat(CWD, format!("{UPPER}/work"), Mode::from_raw_mode(0o700)) {
+        // A disk that was in use before: all is as it was.
+        Err(Errno::EXIST) => return Ok(()),
+        made => made?,
+    }
+    let image = stat(IMAGE)?;
+    mkdirat(CWD, &upper, Mode::from_raw_mode(0o755))?;
+    chownat(
+        CWD,
+        &upper,
+        Some(Uid::from_raw(image.st_uid)),
+        Some(Gid::from_raw(image.st_gid)),
+        rustix::fs::AtFlags::empty(),
+    )?;
+    Ok(chmodat(CWD, &upper, Mode::from_raw_mode(image.st_mode), rustix::fs::AtFlags::empty())?)
+}
+
+/// A new mount of a file system that nothing can reach yet.
+pub(super) fn new_mount<'a>(
+    kind: &str,
+    parameters: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
+    attributes: MountAttrFlags,
+) -> io::Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (name, value) in parameters {
+        match value {
+            Some(value) => fsconfig_set_string(&context, name, value)?,
+            None => fsconfig_set_flag(&context, name)?,
+        }
+    }
+    fsconfig_create(&context)?;
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// Attaches a mount to an open place.
+pub(super) fn attach(mount: impl AsFd, place: impl AsFd) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(move_mount(mount, "", place, "", flags)?)
+}
+
+fn mount_at(
+    stage: &str,
+    kind: &str,
+    parameters: &[(&str, Option<&str>)],
+    attributes: MountAttrFlags,
+) -> io::Result<OwnedFd> {
+    let mount = new_mount(kind, parameters.iter().copied(), attributes)?;
+    let place = openat(CWD, stage, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    attach(&mount, place)?;
+    Ok(mount)
+}
+
+/// Makes the root this process's root, and lets go of everything outside.
+pub(super) fn enter(root: &Root) -> io::Result<()> {
+    fchdir(root)?;
+    // The old root comes to lie on the new one, and is taken off.
+    pivot_root(".", ".")?;
+    unmount(".", UnmountFlags::DETACH)?;
+    Ok(chdir("/")?)
+}
+
+/// What holds for the root as a whole, once all is in its place.
+pub(super) fn seal(root: &Root, read_only: bool, propagation: Option<Propagation>) -> Result<(), Failure> {
+    if read_only {
+        let attributes = Attributes { set: libc::MOUNT_ATTR_RDONLY, clear: 0 };
+        set_attributes(root, attributes, false).during(|| "make the root read-only".into())?;
+    }
+    match propagation {
+        Some(propagation) => {
+            set_propagation(Path::new("/"), propagation).during(|| "set the root's mount propagation".into())
+        }
+        None => Ok(()),
+    }
+}
+
+pub(super) fn set_attributes(mount: impl AsFd, attributes: Attributes, recursive: bool) -> io::Result<()> {
+    if attributes.is_empty() {
+        return Ok(());
+    }
+    sys::mount_setattr(mount.as_fd(), attributes.set, attributes.clear, recursive)
+}
+
+pub(super) fn set_propagation(path: &Path, propagation: Propagation) -> io::Result<()> {
+    let recursive =
+        if propagation.recursive { MountPropagationFlags::REC } else { MountPropagationFlags::empty() };
+    Ok(mount_change(path, propagation.flags | recursive)?)
+}

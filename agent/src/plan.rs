@@ -1,0 +1,188 @@
+//! What a spec means: plain values that can be carried out without asking again. Pure: nothing here opens or reads.
+//! Whatever the agent cannot do is refused here, by the name of its property; nothing is silently left out.
+
+mod capabilities;
+mod limits;
+mod mounts;
+mod namespaces;
+mod process;
+
+use std::path::{Component, Path};
+
+use thiserror::Error;
+
+pub(crate) use capabilities::Capabilities;
+pub(crate) use limits::{DeviceKind, DeviceRule, Limits};
+pub(crate) use mounts::{Attributes, MountPlan, MountSource, Propagation};
+pub(crate) use namespaces::Namespaces;
+pub(crate) use process::{ProcessPlan, WindowSize};
+
+use crate::{
+    seccomp,
+    spec::{self, Spec},
+};
+
+#[derive(Debug, Error)]
+pub(crate) enum PlanError {
+    #[error("read the spec")]
+    Json(#[from] serde_json::Error),
+    #[error("{0} is not supported in a guest")]
+    Unsupported(String),
+    #[error("{property} cannot be {value:?}")]
+    Invalid { property: &'static str, value: String },
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    #[error("linux.seccomp")]
+    Seccomp(#[from] seccomp::SeccompError),
+}
+
+/// One container.
+#[derive(Debug)]
+pub(crate) struct ContainerPlan {
+    pub process: ProcessPlan,
+    pub root_readonly: bool,
+    pub hostname: Option<String>,
+    pub domainname: Option<String>,
+    pub namespaces: Namespaces,
+    pub propagation: Option<Propagation>,
+    pub mounts: Vec<MountPlan>,
+    pub devices: Vec<DeviceNode>,
+    pub masked_paths: Vec<String>,
+    pub readonly_paths: Vec<String>,
+    /// Paths below `/proc/sys`, and what is written there.
+    pub sysctls: Vec<(String, String)>,
+    pub limits: Limits,
+}
+
+/// A device node, made in the container beside the usual ones.
+#[derive(Debug, PartialEq)]
+pub(crate) struct DeviceNode {
+    pub path: String,
+    pub kind: DeviceKind,
+    pub major: u32,
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// Name, major and minor number of the runtime spec's default devices: for everybody in every container.
+pub(crate) const DEFAULT_DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// Plans a container from a whole config.json.
+pub(crate) fn container(spec_json: &[u8]) -> Result<ContainerPlan, PlanError> {
+    let spec: Spec = serde_json::from_slice(spec_json)?;
+    let linux = spec.linux.unwrap_or_default();
+    refuse_hooks(&spec.hooks.unwrap_or_default())?;
+    refuse_unsupported(&linux)?;
+    let namespaces = namespaces::plan(&linux.namespaces)?;
+    let hostname = spec.hostname.filter(|name| !name.is_empty());
+    let domainname = spec.domainname.filter(|name| !name.is_empty());
+    refuse_unless(
+        namespaces.has_uts() || hostname.is_none() && domainname.is_none(),
+        "a host name without a uts namespace",
+    )?;
+    let mut process = process::plan(spec.process.ok_or(PlanError::Missing("process"))?)?;
+    process.seccomp = linux.seccomp.as_ref().map(seccomp::compile).transpose()?;
+    process.personality = linux.personality.as_ref().map(process::personality).transpose()?;
+    Ok(ContainerPlan {
+        process,
+        root_readonly: spec.root.is_some_and(|root| root.readonly),
+        hostname,
+        domainname,
+        namespaces,
+        propagation: linux.rootfs_propagation.as_deref().map(mounts::root_propagation).transpose()?,
+        mounts: spec.mounts.into_iter().map(mounts::plan).collect::<Result<_, _>>()?,
+        devices: linux.devices.iter().map(device_node).collect::<Result<_, _>>()?,
+        masked_paths: absolute_paths("linux.maskedPaths", linux.masked_paths)?,
+        readonly_paths: absolute_paths("linux.readonlyPaths", linux.readonly_paths)?,
+        sysctls: linux.sysctl.into_iter().map(sysctl).collect::<Result<_, _>>()?,
+        limits: limits::plan(linux.resources.unwrap_or_default())?,
+    })
+}
+
+/// Plans a further process of a container from the spec's process object. What holds for the container holds for it, too.
+pub(crate) fn exec(process_json: &[u8], container: &ProcessPlan) -> Result<ProcessPlan, PlanError> {
+    let mut process = process::plan(serde_json::from_slice(process_json)?)?;
+    process.seccomp.clone_from(&container.seccomp);
+    process.personality = container.personality;
+    Ok(process)
+}
+
+/// An error unless `absent`.
+fn refuse_unless(absent: bool, property: &str) -> Result<(), PlanError> {
+    if absent { Ok(()) } else { Err(PlanError::Unsupported(property.to_owned())) }
+}
+
+/// There is nothing in the guest that the host's hooks could be run from.
+fn refuse_hooks(hooks: &spec::Hooks) -> Result<(), PlanError> {
+    refuse_unless(hooks.create_container.is_empty(), "hooks.createContainer")?;
+    refuse_unless(hooks.start_container.is_empty(), "hooks.startContainer")
+}
+
+fn refuse_unsupported(linux: &spec::Linux) -> Result<(), PlanError> {
+    refuse_unless(linux.uid_mappings.is_empty(), "linux.uidMappings")?;
+    refuse_unless(linux.gid_mappings.is_empty(), "linux.gidMappings")?;
+    refuse_unless(linux.time_offsets.is_empty(), "linux.timeOffsets")?;
+    refuse_unless(linux.net_devices.is_empty(), "linux.netDevices")?;
+    refuse_unless(linux.mount_label.as_deref().unwrap_or_default().is_empty(), "linux.mountLabel")?;
+    refuse_unless(linux.intel_rdt.is_none(), "linux.intelRdt")?;
+    refuse_unless(linux.memory_policy.is_none(), "linux.memoryPolicy")
+}
+
+fn device_node(device: &spec::Device) -> Result<DeviceNode, PlanError> {
+    let kind = match device.kind.as_str() {
+        "c" | "u" => DeviceKind::Character,
+        "b" => DeviceKind::Block,
+        other => return Err(PlanError::Invalid { property: "linux.devices.type", value: other.to_owned() }),
+    };
+    Ok(DeviceNode {
+        path: absolute_path("linux.devices.path", device.path.clone())?,
+        kind,
+        major: device.major,
+        minor: device.minor,
+        mode: device.file_mode.unwrap_or(0o666) & 0o777,
+        uid: device.uid.unwrap_or(0),
+        gid: device.gid.unwrap_or(0),
+    })
+}
+
+fn absolute_paths(property: &'static str, paths: Vec<String>) -> Result<Vec<String>, PlanError> {
+    paths.into_iter().map(|path| absolute_path(property, path)).collect()
+}
+
+fn absolute_path(property: &'static str, path: String) -> Result<String, PlanError> {
+    if path.starts_with('/') && !path.contains('\0') {
+        Ok(path)
+    } else {
+        Err(PlanError::Invalid { property, value: path })
+    }
+}
+
+/// As sysctl(8) reads it: dots part the words, unless the first separator is a slash; then slashes do.
+fn sysctl((key, value): (String, String)) -> Result<(String, String), PlanError> {
+    let by_slashes = key.find(['.', '/']).is_some_and(|at| key.get(at..).is_some_and(|k| k.starts_with('/')));
+    let path = if by_slashes {
+        key.clone()
+    } else {
+        key.chars()
+            .map(|c| {
+                if c == '.' {
+                    '/'
+                } else if c == '/' {
+                    '.'
+                } else {
+                    c
+                }
+            })
+            .collect()
+    };
+    let is_plain = Path::new(&path).components().all(|part| matches!(part, Component::Normal(_)));
+    if is_plain && !path.is_empty() && !path.contains('\0') {
+        Ok((path, value))
+    } else {
+        Err(PlanError::Invalid { property: "linux.sysctl", value: key })
+    }
+}

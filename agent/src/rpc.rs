@@ -1,0 +1,193 @@
+//! The ttrpc service: each request is checked, becomes one call, and its answer goes back. What was begun is ended, also when
+//! the host gives up waiting.
+
+use std::{error::Error, future::Future};
+
+use async_trait::async_trait;
+use rustix::process::Signal;
+use securectr_protocol::{
+    agent::{
+        CreateRequest, CreateResponse, DeleteRequest, Empty, ExecRequest, LaunchFailure, ProcessId,
+        ResizeRequest, Rootfs, ShutdownRequest, SignalRequest, StartRequest, StartResponse, Stdio,
+        WaitRequest, WaitResponse, rootfs,
+    },
+    agent_ttrpc::Agent,
+};
+use ttrpc::{Code, asynchronous::TtrpcContext, get_status};
+
+use crate::{
+    container::{ContainerError, Containers, NotExecuted, ProcessName, RootfsPlan, Upper},
+    cpus::Cpus,
+    init,
+    plan::{self, WindowSize},
+    reaper::Exit,
+    stdio::HostStreams,
+    streams::Streams,
+};
+
+#[derive(Clone)]
+pub(crate) struct Service {
+    pub containers: Containers,
+    pub streams: Streams,
+    pub cpus: Cpus,
+}
+
+type Answer<T> = ttrpc::Result<T>;
+
+#[async_trait]
+impl Agent for Service {
+    async fn create(&self, _: &TtrpcContext, request: CreateRequest) -> Answer<CreateResponse> {
+        let service = self.clone();
+        to_its_end(async move {
+            let plan =
+                plan::container(&request.spec_json).map_err(|error| refusal(&ContainerError::from(error)))?;
+            let rootfs = rootfs_plan(required(request.rootfs.into_option(), "rootfs")?)?;
+            let streams = service.claim(request.stdio.into_option()).await?;
+            service.cpus.bring_online(plan.limits.cpu_count).map_err(|error| refusal(&error))?;
+            let created = service.containers.create(request.container_id, plan, rootfs, streams).await;
+            Ok(CreateResponse { pid: created.map_err(|error| refusal(&error))?, ..Default::default() })
+        })
+        .await
+    }
+
+    async fn exec(&self, _: &TtrpcContext, request: ExecRequest) -> Answer<CreateResponse> {
+        let service = self.clone();
+        to_its_end(async move {
+            let name = name(request.process.into_option())?;
+            let exec = required(name.exec, "exec_id")?;
+            let streams = service.claim(request.stdio.into_option()).await?;
+            let created = service.containers.exec(name.container, exec, &request.process_json, streams).await;
+            Ok(CreateResponse { pid: created.map_err(|error| refusal(&error))?, ..Default::default() })
+        })
+        .await
+    }
+
+    async fn start(&self, _: &TtrpcContext, request: StartRequest) -> Answer<StartResponse> {
+        let service = self.clone();
+        to_its_end(async move {
+            let started = service.containers.start(&name(request.process.into_option())?).await;
+            let failure = started.map_err(|error| refusal(&error))?.map(launch_failure);
+            Ok(StartResponse { failure: failure.into(), ..Default::default() })
+        })
+        .await
+    }
+
+    async fn signal(&self, _: &TtrpcContext, request: SignalRequest) -> Answer<Empty> {
+        let name = name(request.process.into_option())?;
+        let signal = i32::try_from(request.signal)
+            .ok()
+            .and_then(Signal::from_named_raw)
+            .ok_or_else(|| invalid(format!("{} is not a signal", request.signal)))?;
+        let sent = if request.all {
+            self.containers.signal_all(&name.container, signal)
+        } else {
+            self.containers.signal(&name, signal)
+        };
+        sent.map(|()| Empty::default()).map_err(|error| refusal(&error))
+    }
+
+    async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> Answer<WaitResponse> {
+        let name = name(request.process.into_option())?;
+        let waiting = self.containers.wait(&name).map_err(|error| refusal(&error))?;
+        let ended = waiting.await.map_err(|error| refusal(&error))?;
+        let (exit_code, signal) = match ended.exit {
+            Exit::Code(code) => (code, 0),
+            Exit::Signal(signal) => (0, signal),
+        };
+        Ok(WaitResponse { exit_code, signal, oom_killed: ended.oom_killed, ..Default::default() })
+    }
+
+    async fn resize(&self, _: &TtrpcContext, request: ResizeRequest) -> Answer<Empty> {
+        let name = name(request.process.into_option())?;
+        let fit = |length: u32| u16::try_from(length).unwrap_or(u16::MAX);
+        let size = WindowSize { columns: fit(request.columns), rows: fit(request.rows) };
+        self.containers.resize(&name, size).map(|()| Empty::default()).map_err(|error| refusal(&error))
+    }
+
+    async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> Answer<Empty> {
+        let service = self.clone();
+        to_its_end(async move {
+            let deleted = service.containers.delete(&name(request.process.into_option())?).await;
+            deleted.map(|()| Empty::default()).map_err(|error| refusal(&error))
+        })
+        .await
+    }
+
+    async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> Answer<Empty> {
+        rustix::fs::sync();
+        init::reset()
+    }
+}
+
+impl Service {
+    async fn claim(&self, stdio: Option<Stdio>) -> Answer<HostStreams> {
+        let stdio = stdio.unwrap_or_default();
+        let claimed = async {
+            Ok(HostStreams {
+                stdin: self.streams.claim(stdio.stdin_port).await?,
+                stdout: self.streams.claim(stdio.stdout_port).await?,
+                stderr: self.streams.claim(stdio.stderr_port).await?,
+            })
+        };
+        claimed.await.map_err(|error: crate::streams::StreamsError| refusal(&error))
+    }
+}
+
+/// A request whose deadline passes is dropped by the server; what it makes must not be dropped half made.
+async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Answer<T>> + Send + 'static) -> Answer<T> {
+    match tokio::spawn(work).await {
+        Ok(answer) => answer,
+        Err(_) => Err(ttrpc::Error::RpcStatus(get_status(Code::INTERNAL, "the agent is going down"))),
+    }
+}
+
+fn launch_failure(failure: NotExecuted) -> LaunchFailure {
+    LaunchFailure { errno: failure.errno.unsigned_abs(), program: failure.program, ..Default::default() }
+}
+
+fn name(process: Option<ProcessId>) -> Answer<ProcessName> {
+    let process = required(process, "process")?;
+    let exec = Some(process.exec_id).filter(|id| !id.is_empty());
+    Ok(ProcessName { container: process.container_id, exec })
+}
+
+fn rootfs_plan(rootfs: Rootfs) -> Answer<RootfsPlan> {
+    let upper = match required(rootfs.upper, "rootfs.upper")? {
+        rootfs::Upper::None(_) => Upper::None,
+        rootfs::Upper::TmpfsBytes(bytes) => Upper::Tmpfs { bytes },
+        rootfs::Upper::Ext4Device(device) => Upper::Ext4 { device: device_name(device)? },
+        other => return Err(invalid(format!("there is no way to do {other:?}"))),
+    };
+    Ok(RootfsPlan { image_device: device_name(rootfs.image_device)?, upper })
+}
+
+/// A name in `/dev`, not a path.
+fn device_name(name: String) -> Answer<String> {
+    if !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric()) {
+        Ok(name)
+    } else {
+        Err(invalid(format!("{name:?} is not the name of a device")))
+    }
+}
+
+fn required<T>(value: Option<T>, field: &str) -> Answer<T> {
+    value.ok_or_else(|| invalid(format!("{field} is missing")))
+}
+
+fn invalid(words: String) -> ttrpc::Error {
+    ttrpc::Error::RpcStatus(get_status(Code::INVALID_ARGUMENT, words))
+}
+
+/// An error with all its causes, in one line.
+fn refusal(error: &(dyn Error + 'static)) -> ttrpc::Error {
+    let code = match error.downcast_ref() {
+        Some(ContainerError::Missing(_)) => Code::NOT_FOUND,
+        Some(ContainerError::Exists(_)) => Code::ALREADY_EXISTS,
+        Some(ContainerError::BadId(_) | ContainerError::Plan(_)) => Code::INVALID_ARGUMENT,
+        Some(ContainerError::Ended | ContainerError::NotEnded | ContainerError::Started) => {
+            Code::FAILED_PRECONDITION
+        }
+        _ => Code::INTERNAL,
+    };
+    ttrpc::Error::RpcStatus(get_status(code, init::line(error)))
+}

@@ -1,0 +1,30 @@
+//! Real containers, made by the agent's own code over its own protocol, on the kernel that runs this: root and cgroup v2 are
+//! needed, a machine of its own is advised. What is left out is only vsock and the machine's start.
+
+mod guest;
+mod scenarios;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use guest::Guest;
+
+/// Scenarios whose names hold the first argument, or all.
+fn main() -> anyhow::Result<ExitCode> {
+    let wanted = std::env::args().nth(1).unwrap_or_default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut guest = Guest::prepare().await.context("prepare a place for containers")?;
+        let mut failed = 0;
+        for (name, scenario) in scenarios::ALL.iter().filter(|(name, _)| name.contains(&wanted)) {
+            match scenario(&mut guest).await {
+                Ok(()) => println!("test {name} ... ok"),
+                Err(error) => {
+                    println!("test {name} ... FAILED: {error:#}");
+                    failed += 1;
+                }
+            }
+        }
+        Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
+}
