@@ -86,13 +86,13 @@ impl Write for Console {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::{io::Read, os::unix::net::UnixStream};
 
     use super::*;
 
-    fn legacy() -> (Legacy, File) {
-        let (reader, writer) = io::pipe().unwrap();
-        (Legacy::new(writer.into()).unwrap(), OwnedFd::from(reader).into())
+    fn legacy() -> (Legacy, UnixStream) {
+        let (reader, writer) = UnixStream::pair().unwrap();
+        (Legacy::new(writer.into()).unwrap(), reader)
     }
 
     #[test]

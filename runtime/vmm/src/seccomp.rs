@@ -59,23 +59,19 @@ const EXEC: u32 = libc::PROT_EXEC as u32;
 const COMMON: &[Row] = &[
     // Locks, channels, and waiting for one another.
     (libc::SYS_futex, &[]),
+    // Events of devices, the console, news for the parent.
+    (libc::SYS_write, &[]),
     // The allocator; no memory becomes executable.
-    (libc::SYS_brk, &[]),
     (libc::SYS_mmap, &[Check::Without(2, EXEC)]),
     (libc::SYS_mprotect, &[Check::Without(2, EXEC)]),
-    (libc::SYS_mremap, &[]),
     (libc::SYS_munmap, &[]),
     (libc::SYS_madvise, &[]),
-    // Events of devices, the console, events for the parent.
-    (libc::SYS_write, &[]),
-    // Return from the signal that stops vCPUs.
-    (libc::SYS_rt_sigreturn, &[]),
-    // A panic: the standard library aborts with all signals blocked.
+    // The parent hears of a panic; then the process aborts with all signals blocked.
+    (libc::SYS_sendto, &[]),
     (libc::SYS_rt_sigprocmask, &[]),
     (libc::SYS_gettid, &[]),
     (libc::SYS_getpid, &[]),
     (libc::SYS_tgkill, &[Check::Is(2, libc::SIGABRT as u32)]),
-    (libc::SYS_exit_group, &[]),
     // The standard library's check, in debug builds, that what it closes is open.
     #[cfg(debug_assertions)]
     (libc::SYS_fcntl, &[Check::Is(1, libc::F_GETFD as u32)]),
@@ -83,16 +79,18 @@ const COMMON: &[Row] = &[
 
 const MAIN: &[Row] = &[
     (libc::SYS_epoll_wait, &[]),
-    (libc::SYS_epoll_ctl, &[]),
-    // Events of devices, requests of the parent.
+    // Events of devices.
     (libc::SYS_read, &[]),
+    // Requests of the parent.
     (libc::SYS_recvfrom, &[]),
-    (libc::SYS_sendto, &[]),
-    (libc::SYS_close, &[]),
     // Stopping vCPUs.
     (libc::SYS_tgkill, &[Check::IsStopSignal(2)]),
-    // The thread's end: the standard library frees its alternate stack.
+    // The allocator's, where it begins and for what is large.
+    (libc::SYS_brk, &[]),
+    (libc::SYS_mremap, &[]),
+    // The end: the standard library frees its alternate stack.
     (libc::SYS_sigaltstack, &[]),
+    (libc::SYS_exit_group, &[]),
 ];
 
 const VCPU: &[Row] = &[
@@ -100,6 +98,8 @@ const VCPU: &[Row] = &[
     (libc::SYS_ioctl, &[Check::Is(1, KVM_KVMCLOCK_CTRL)]),
     // To say where the guest was when KVM gave up.
     (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_REGS)]),
+    // Return from the signal that stops vCPUs.
+    (libc::SYS_rt_sigreturn, &[]),
 ];
 
 pub(crate) fn main_filter() -> Result<Filter, SeccompError> {
@@ -152,4 +152,92 @@ impl Check {
 fn stop_signal() -> u32 {
     let signal: c_int = SIGRTMIN();
     signal.unsigned_abs()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeSet,
+        env, fs,
+        os::unix::process::{ExitStatusExt, parent_id},
+        panic,
+        process::{self, Command},
+    };
+
+    use super::*;
+
+    /// Runs one of the tests below that cannot return, and answers with the signal that has ended it.
+    fn signal_of(test: &str) -> Option<i32> {
+        let name = format!("seccomp::tests::{test}");
+        let output =
+            Command::new(env::current_exe().unwrap()).args(["--ignored", "--exact", &name]).output().unwrap();
+        output.status.signal()
+    }
+
+    #[test]
+    fn a_system_call_without_a_row_ends_the_process() {
+        assert_eq!(signal_of("asks_for_its_parent_on_the_main_thread"), Some(libc::SIGSYS));
+        assert_eq!(signal_of("opens_a_file_on_a_vcpus_thread"), Some(libc::SIGSYS));
+    }
+
+    #[test]
+    fn a_panic_is_an_abort_and_not_a_breach_of_the_filter() {
+        assert_eq!(signal_of("panics_on_the_main_thread"), Some(libc::SIGABRT));
+        assert_eq!(signal_of("panics_on_a_vcpus_thread"), Some(libc::SIGABRT));
+    }
+
+    #[test]
+    #[ignore = "ends its process"]
+    fn asks_for_its_parent_on_the_main_thread() {
+        main_filter().unwrap().install().unwrap();
+        let _ = parent_id();
+    }
+
+    #[test]
+    #[ignore = "ends its process"]
+    fn opens_a_file_on_a_vcpus_thread() {
+        vcpu_filter().unwrap().install().unwrap();
+        let _ = fs::read("/dev/null");
+    }
+
+    #[test]
+    #[ignore = "ends its process"]
+    fn panics_on_the_main_thread() {
+        panic::set_hook(Box::new(|_| process::abort()));
+        main_filter().unwrap().install().unwrap();
+        panic!();
+    }
+
+    #[test]
+    #[ignore = "ends its process"]
+    fn panics_on_a_vcpus_thread() {
+        panic::set_hook(Box::new(|_| process::abort()));
+        vcpu_filter().unwrap().install().unwrap();
+        panic!();
+    }
+
+    #[test]
+    fn a_row_without_conditions_stands_alone() {
+        for table in [[COMMON, MAIN].concat(), [COMMON, VCPU].concat()] {
+            let free: Vec<c_long> =
+                table.iter().filter(|(_, checks)| checks.is_empty()).map(|&(syscall, _)| syscall).collect();
+            let all = |wanted| table.iter().filter(|&&(syscall, _)| syscall == wanted).count();
+            assert!(free.iter().all(|&syscall| all(syscall) == 1), "{free:?}");
+        }
+    }
+
+    #[test]
+    fn no_device_lifts_a_condition() {
+        let held: BTreeSet<c_long> = [COMMON, MAIN, VCPU]
+            .concat()
+            .iter()
+            .filter(|(_, checks)| !checks.is_empty())
+            .map(|&(syscall, _)| syscall)
+            .collect();
+        let devices =
+            devices::SYSCALLS.iter().flat_map(|(_, syscalls)| *syscalls).chain(devices::VCPU_SYSCALLS);
+        for syscall in devices {
+            assert!(!held.contains(syscall), "{syscall}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
@@ -51,7 +51,7 @@ impl Setup {
 
     pub(crate) fn start(self) -> Vm {
         let (control, vmm_control) = UnixStream::pair().unwrap();
-        let (console, vmm_console) = io::pipe().unwrap();
+        let (console, vmm_console) = rustix::pipe::pipe().unwrap();
         let vsock = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(vsock.path().join("vsock")).unwrap();
         let kvm = File::options().read(true).write(true).open("/dev/kvm").expect("these tests need KVM");
@@ -183,7 +183,8 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    fn drain(mut pipe: io::PipeReader) -> Self {
+    fn drain(pipe: OwnedFd) -> Self {
+        let mut pipe = File::from(pipe);
         let received = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&received);
         let reader = thread::spawn(move || {
