@@ -3,6 +3,8 @@
 //! The parent has made the user and pid namespaces (a process cannot enter a pid namespace of its own making) and has mapped one
 //! id that owns nothing. In them the VMM is root, for as long as it takes to make the other namespaces, to put an empty file
 //! system in place of its root, and to give all capabilities up for good. What is left is a process that holds descriptors.
+//!
+//! All of it is 1.6 million instructions in the test host, 1.0 of them for the network namespace.
 
 mod sys;
 
