@@ -60,7 +60,7 @@ unit-test: build images
 # Cargo hands the test program to the script, which runs it where KVM can run Linux.
 guest-test: build images
 	@.ci/packages $(PACKAGES) $(DEMO_PACKAGES) $(TEST_PACKAGES)
-	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/tests/on-kvm $(CARGO) test --locked -p securectr-tests --test guest
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/tests/on-kvm $(CARGO) test --locked -p securectr-tests --test guest --test leftovers
 
 lint: deny
 	$(CARGO) fmt --all --check

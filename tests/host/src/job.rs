@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug)]
 pub(crate) struct Job {
+    /// This program.
+    pub(crate) test_host: PathBuf,
     pub(crate) command: Vec<OsString>,
     pub(crate) cwd: PathBuf,
     pub(crate) env: Vec<(OsString, OsString)>,
@@ -34,6 +36,7 @@ impl Job {
             script.push("\n");
         };
         line(&[assignment("MODULES", modules_dir.as_os_str())]);
+        line(&[assignment("TEST_HOST", self.test_host.as_os_str())]);
         let size = self.terminal.map(|size| format!("rows {} cols {}", size.rows, size.columns));
         line(&[assignment("TERMINAL", OsStr::new(&size.unwrap_or_default()))]);
         line(&["prepare_job() {\n:".into()]);
@@ -88,6 +91,7 @@ mod tests {
 
     fn job(command: &[&str]) -> Job {
         Job {
+            test_host: "/test-host".into(),
             command: command.iter().map(OsString::from).collect(),
             cwd: "/usr/bin".into(),
             env: vec![("GREETING".into(), "it's\n$HOME".into())],

@@ -13,10 +13,12 @@ use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, value_parser};
+use kvm_ioctls::Kvm;
 
 use crate::assets::Assets;
 use crate::job::{Job, TerminalSize};
@@ -61,6 +63,9 @@ enum Verb {
         #[command(flatten)]
         options: Options,
     },
+    /// Keep a VM that never runs, until killed: run by the test host in itself
+    #[command(hide = true)]
+    HoldVm,
 }
 
 #[derive(Args)]
@@ -107,6 +112,17 @@ fn act(cli: Cli) -> Result<u8> {
             let shell = env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
             in_test_host(&options, vec![shell], Some(terminal_size()?), ONE_DAY_S)
         }
+        Verb::HoldVm => hold_vm(),
+    }
+}
+
+/// The first VM of a machine, and the end of the last, make KVM patch code of the scheduler. An emulated CPU that runs it at that
+/// moment was seen to crash; while this VM is there, no other is the first or the last.
+fn hold_vm() -> Result<u8> {
+    let _vm = Kvm::new().context("open /dev/kvm")?.create_vm().context("create a VM")?;
+    println!("held");
+    loop {
+        thread::park();
     }
 }
 
@@ -118,6 +134,7 @@ fn in_test_host(
 ) -> Result<u8> {
     let shares = options.share.iter().map(|dir| existing(dir)).collect::<Result<Vec<_>>>()?;
     let job = Job {
+        test_host: env::current_exe().context("find this program")?,
         command,
         cwd: env::current_dir().context("find the current directory")?,
         env: job_env(&options.env),

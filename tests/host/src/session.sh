@@ -83,6 +83,18 @@ copy_to_tmpfs() {
     mount --bind "$copy" "$1"
 }
 
+# Until the machine is off: see hold_vm in main.rs.
+hold_vm() {
+    "$TEST_HOST" hold-vm >/run/test-host/held 3>&- </dev/null &
+    for attempt in $(seq 100); do
+        if [ -s /run/test-host/held ]; then
+            return
+        fi
+        sleep 0.1
+    done
+    fail "no VM can be made on /dev/kvm"
+}
+
 # The size is set while the terminal is open: opening it takes the size that QEMU knows, which is none.
 run_in_terminal() {
     (stty $TERMINAL && run_command) </dev/hvc0 >/dev/hvc0 2>&1 3>&-
@@ -110,6 +122,7 @@ mount_virtual_file_systems
 . /run/test-host/job.sh
 offer_modules "$MODULES"
 add_tester
+hold_vm
 prepare_job
 echo started >&3
 set +e

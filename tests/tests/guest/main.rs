@@ -2,7 +2,6 @@
 
 mod failures;
 mod images;
-mod leftovers;
 mod limits;
 mod run;
 mod streams;

@@ -1,4 +1,4 @@
-//! Nothing is left behind, however a container ends.
+//! Nothing is left behind, however a container ends. Alone in its program: it counts what the whole machine holds.
 
 use std::{
     collections::BTreeSet,
