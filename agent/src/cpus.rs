@@ -1,15 +1,17 @@
 //! The machine has as many vCPUs as it may ever need, but boots with one. The others come online when containers need them,
-//! and stay: a limit is the cgroup's business.
+//! and stay: a limit is the cgroup's business. One lock, never held across an await.
 
 use std::{
     fs, io,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use thiserror::Error;
+
+use crate::{
+    reaper::{Exit, ExitWatch, Reaper},
+    sys::copy_self,
+};
 
 const DIRECTORY: &str = "/sys/devices/system/cpu";
 
@@ -17,36 +19,79 @@ const DIRECTORY: &str = "/sys/devices/system/cpu";
 pub(crate) enum CpuError {
     #[error("read which CPUs are present")]
     Present(#[source] io::Error),
-    #[error("bring CPU {number} online")]
-    Online { number: u32, source: io::Error },
+    #[error("begin to bring CPUs online")]
+    Begin(#[source] io::Error),
+    #[error("bring CPUs online")]
+    Online(#[source] io::Error),
 }
 
-/// How many CPUs all containers together may use at once.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Cpus(Arc<AtomicU32>);
+#[derive(Clone)]
+pub(crate) struct Cpus {
+    reaper: Reaper,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// How many CPUs all containers together may use at once.
+    needed: u32,
+    /// The processes that bring some online.
+    coming: Vec<ExitWatch>,
+}
 
 impl Cpus {
-    /// Brings online what another container needs: so many, or all.
+    pub(crate) fn new(reaper: Reaper) -> Self {
+        Self { reaper, state: Arc::default() }
+    }
+
+    /// Begins to bring online what another container needs: so many, or all. Each takes a while, in which the container is
+    /// made: so that is done by a process of its own.
     pub(crate) fn bring_online(&self, count: Option<u32>) -> Result<(), CpuError> {
-        let count = count.unwrap_or(u32::MAX);
-        let before =
-            self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_add(count)));
-        let needed = before.unwrap_or(u32::MAX).saturating_add(count);
-        if needed <= 1 {
+        let mut state = self.lock();
+        state.needed = state.needed.saturating_add(count.unwrap_or(u32::MAX));
+        if state.needed <= 1 {
             return Ok(());
         }
         let present = fs::read_to_string(format!("{DIRECTORY}/present")).map_err(CpuError::Present)?;
-        (1..present_count(&present).min(needed)).try_for_each(one)
+        let present = present_count(&present).min(state.needed);
+        if present <= 1 {
+            return Ok(());
+        }
+        let pid = copy_self(0, None, || exit_code((1..present).try_for_each(bring_one_online)))
+            .map_err(CpuError::Begin)?;
+        state.coming.push(self.reaper.watch(pid));
+        Ok(())
+    }
+
+    /// Waits for what was begun: many programs count the CPUs once, when they start.
+    pub(crate) async fn online(&self) -> Result<(), CpuError> {
+        let coming = self.lock().coming.clone();
+        for mut process in coming {
+            let exit = process.wait_for(Option::is_some).await.map_or(None, |exit| *exit);
+            if let Some(Exit::Code(errno @ 1..)) = exit {
+                return Err(CpuError::Online(io::Error::from_raw_os_error(errno as i32)));
+            }
+        }
+        self.lock().coming.retain(|process| process.borrow().is_none());
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn one(number: u32) -> Result<(), CpuError> {
-    let file = format!("{DIRECTORY}/cpu{number}/online");
-    // Writing what is there already changes nothing. Without such a file the CPU cannot be taken off, so it is there.
-    match fs::write(file, "1") {
+fn bring_one_online(number: u32) -> io::Result<()> {
+    // Without such a file the CPU cannot be taken off, so it is there. Writing what is there already changes nothing.
+    match fs::write(format!("{DIRECTORY}/cpu{number}/online"), "1") {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        written => written.map_err(|source| CpuError::Online { number, source }),
+        written => written,
     }
+}
+
+/// The errno; all of them fit.
+fn exit_code(result: io::Result<()>) -> i32 {
+    result.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
 }
 
 /// From a list as "0" or "0-3"; the machine has no holes.
@@ -68,6 +113,8 @@ mod tests {
 
     #[test]
     fn one_container_of_one_cpu_needs_no_other() {
-        Cpus::default().bring_online(Some(1)).unwrap();
+        let cpus = Cpus::new(Reaper::default());
+        cpus.bring_online(Some(1)).unwrap();
+        assert!(cpus.lock().coming.is_empty());
     }
 }

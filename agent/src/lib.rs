@@ -83,7 +83,8 @@ fn dial() -> io::Result<UnixStream> {
 /// Serves requests on a connection until the other side closes it.
 pub async fn serve(connection: UnixStream, streams: Streams) -> Result<(), AgentError> {
     let reaper = Reaper::start().map_err(AgentError::Reaper)?;
-    let service = Service { containers: Containers::new(reaper), streams, cpus: Cpus::default() };
+    let cpus = Cpus::new(reaper.clone());
+    let service = Service { containers: Containers::new(reaper), streams, cpus };
     let (connection, closed) = Connection::new(connection);
     let listener = Listener::new(futures::stream::iter([Ok(connection)]));
     let service = agent_ttrpc::create_agent(Arc::new(service));

@@ -65,6 +65,7 @@ impl Agent for Service {
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> Answer<StartResponse> {
         let service = self.clone();
         to_its_end(async move {
+            service.cpus.online().await.map_err(|error| refusal(&error))?;
             let started = service.containers.start(&name(request.process.into_option())?).await;
             let failure = started.map_err(|error| refusal(&error))?.map(launch_failure);
             Ok(StartResponse { failure: failure.into(), ..Default::default() })

@@ -1,9 +1,12 @@
-//! Descriptors and the event loop.
+//! Descriptors in the event loop; copies of this process.
 
 use std::{
-    io,
-    os::fd::{AsRawFd, OwnedFd},
+    io, mem,
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    ptr,
 };
+
+use rustix::process::Pid;
 
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -11,4 +14,37 @@ use tokio::io::{Interest, unix::AsyncFd};
 pub(crate) fn watch<T: AsRawFd + Into<OwnedFd>>(file: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     // SAFETY: the value owns its descriptor, so that it stays open and the same; `AsyncFd` gives it up when it is dropped.
     unsafe { AsyncFd::register_with_interest(file, interest) }.map_err(io::Error::from)
+}
+
+/// Of linux/sched.h; the constant in `libc` overflows.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Runs `live` in a copy of this process, as after fork(2), in new namespaces and maybe in a cgroup; what it returns is the
+/// copy's exit code. Only for a process with a single thread: in a copy of any other, a lock could be held for ever.
+pub(crate) fn copy_self(
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    live: impl FnOnce() -> i32,
+) -> io::Result<Pid> {
+    // SAFETY: `clone_args` is plain integers, for which all zeroes is a valid value.
+    let mut args: libc::clone_args = unsafe { mem::zeroed() };
+    args.flags = flags;
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    args.exit_signal = libc::SIGCHLD as u64;
+    // SAFETY: without CLONE_VM the copy has all memory for itself; `args` lives across the call.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, ptr::from_ref(&args), size_of_val(&args)) };
+    match pid {
+        0 => exit(live()),
+        1.. => Pid::from_raw(pid as libc::pid_t).ok_or_else(|| io::ErrorKind::InvalidData.into()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Ends the process without running anything of the memory it was copied from.
+pub(crate) fn exit(code: i32) -> ! {
+    // SAFETY: takes an integer and does not return.
+    unsafe { libc::_exit(code) }
 }

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     plan::{ContainerPlan, ProcessPlan},
     stdio::ProcessStreams,
+    sys::exit,
 };
 
 /// Exit codes of a process whose program never ran, as a shell gives them.
@@ -50,7 +51,8 @@ impl Init<'_> {
     pub(super) fn live(self, channel: &ProcessEnd) -> ! {
         let process = &self.plan.process;
         let prepared = self.prepare();
-        finish(process, prepared, channel)
+        // Not by returning: what `self` owns is closed by then.
+        exit(finish(process, prepared, channel))
     }
 
     fn prepare(&self) -> Result<Option<OwnedFd>, Failure> {
@@ -82,7 +84,7 @@ impl Init<'_> {
 impl Exec<'_> {
     pub(super) fn live(self, channel: &ProcessEnd) -> ! {
         let prepared = self.prepare();
-        finish(self.plan, prepared, channel)
+        exit(finish(self.plan, prepared, channel))
     }
 
     fn prepare(&self) -> Result<Option<OwnedFd>, Failure> {
@@ -150,27 +152,27 @@ fn take_streams(terminal: Option<Terminal>, streams: &ProcessStreams) -> Result<
     Ok(terminal.map(|terminal| terminal.master))
 }
 
-/// Reports, waits for the word, and becomes the program.
-fn finish(plan: &ProcessPlan, prepared: Result<Option<OwnedFd>, Failure>, channel: &ProcessEnd) -> ! {
+/// Reports, waits for the word, and becomes the program. What it returns is the exit code of a process that did not.
+fn finish(plan: &ProcessPlan, prepared: Result<Option<OwnedFd>, Failure>, channel: &ProcessEnd) -> i32 {
     let ready = prepared.and_then(|master| {
         let told = channel.close_others(master.as_ref()).and_then(|()| channel.ready(master));
         told.during(|| "report to the agent".into())
     });
     if let Err(failure) = ready {
         channel.failed(&failure.line());
-        sys::exit(NOT_PREPARED);
+        return NOT_PREPARED;
     }
     if !channel.wait() {
-        sys::exit(NOT_PREPARED);
+        return NOT_PREPARED;
     }
     sys::reset_signals();
     if let Err(failure) = credentials::assume(plan) {
         channel.failed(&failure.line());
-        sys::exit(NOT_PREPARED);
+        return NOT_PREPARED;
     }
     let errno = execute(plan);
     channel.not_executed(errno, plan.args.first().map_or(b"", |program| program.to_bytes()));
-    sys::exit(if errno == libc::ENOENT { NOT_FOUND } else { NOT_EXECUTABLE });
+    if errno == libc::ENOENT { NOT_FOUND } else { NOT_EXECUTABLE }
 }
 
 /// As execvp(3) looks for programs, in the container's own `PATH`. Returns only when it fails.

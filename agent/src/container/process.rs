@@ -14,7 +14,6 @@ use rustix::{
 use super::{
     ContainerError,
     channel::{self, AgentEnd, NotExecuted, ProcessEnd},
-    sys::{self, Cloned},
     terminal,
 };
 use crate::{
@@ -22,6 +21,7 @@ use crate::{
     plan::WindowSize,
     reaper::{ExitWatch, Reaper},
     stdio::{AgentStreams, End, Pumps},
+    sys::copy_self,
 };
 
 /// Where a process is born.
@@ -59,28 +59,19 @@ enum Stage {
     Started,
 }
 
-/// Makes a process that runs `live`, which never returns, in a copy of the agent.
-pub(super) fn bear(birth: &Birth<'_>, live: impl FnOnce(&ProcessEnd)) -> io::Result<Newborn> {
+/// Makes a process that runs `live` in a copy of the agent, and ends when that returns.
+pub(super) fn bear(birth: &Birth<'_>, live: impl FnOnce(&ProcessEnd) -> i32) -> io::Result<Newborn> {
     let (ours, theirs) = channel::pair()?;
     let own = File::open("/proc/self/ns/pid")?;
     if let Some(namespace) = &birth.pid_namespace {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
     }
-    let cloned = sys::clone3(birth.clone_flags, birth.cgroup.directory());
-    if let Ok(Cloned::Child) = cloned {
-        // Otherwise the end of the agent's side could not be seen.
-        drop(ours);
-        live(&theirs);
-        sys::exit(0);
-    }
+    let pid = copy_self(birth.clone_flags, Some(birth.cgroup.directory()), || live(&theirs));
     if birth.pid_namespace.is_some() {
         // Only what is born later is concerned by it, never this process.
         move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
     }
-    let pid = match cloned? {
-        Cloned::Parent { pid } => Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?,
-        Cloned::Child => return Err(io::ErrorKind::InvalidData.into()),
-    };
+    let pid = pid?;
     let exit = birth.reaper.watch(pid);
     let channel = AgentEnd::new(ours).inspect_err(|_| {
         // It would see by itself that nobody talks to it; this is quicker.

@@ -1,4 +1,4 @@
-//! What has no safe wrapper: clone3, execve, mount_setattr, seccomp, personality.
+//! What has no safe wrapper: execve, mount_setattr, seccomp, personality.
 
 use std::{
     ffi::{CStr, CString},
@@ -8,38 +8,6 @@ use std::{
 };
 
 use crate::seccomp::Filter;
-
-/// Of linux/sched.h; the constant in `libc` overflows.
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-
-/// Which side of a clone3 goes on.
-pub(super) enum Cloned {
-    Parent { pid: libc::pid_t },
-    Child,
-}
-
-/// As fork(2), into namespaces and a cgroup. Only for a process with a single thread: in the child of any other, a lock
-/// could be held for ever.
-pub(super) fn clone3(flags: u64, cgroup: BorrowedFd<'_>) -> io::Result<Cloned> {
-    // SAFETY: `clone_args` is plain integers, for which all zeroes is a valid value.
-    let mut args: libc::clone_args = unsafe { mem::zeroed() };
-    args.flags = flags | CLONE_INTO_CGROUP;
-    args.cgroup = cgroup.as_raw_fd() as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
-    // SAFETY: without CLONE_VM the child goes on with a copy of all memory, as after fork(2); `args` lives across the call.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, ptr::from_ref(&args), size_of_val(&args)) };
-    match pid {
-        0 => Ok(Cloned::Child),
-        1.. => Ok(Cloned::Parent { pid: pid as libc::pid_t }),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Ends the process without running anything of the memory it was copied from.
-pub(super) fn exit(code: i32) -> ! {
-    // SAFETY: takes an integer and does not return.
-    unsafe { libc::_exit(code) }
-}
 
 /// Returns only when it fails, with the errno.
 pub(super) fn execve(program: &CStr, args: &[CString], env: &[CString]) -> i32 {

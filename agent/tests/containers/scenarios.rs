@@ -169,8 +169,10 @@ async fn devices_are_the_usual_ones(guest: &mut Guest) -> Result<()> {
 }
 
 async fn other_devices_cannot_be_opened(guest: &mut Guest) -> Result<()> {
-    let script = "mknod /tmp/loop b 7 0 && mknod /tmp/kmsg c 1 11 && ! cat /tmp/loop && ! cat /tmp/kmsg";
-    let output = guest.run(&spec(script)).await?;
+    let mut listed =
+        spec("mknod /tmp/loop b 7 0 && mknod /tmp/kmsg c 1 11 && ! cat /tmp/loop && ! cat /tmp/kmsg");
+    listed["linux"]["resources"]["devices"] = json!([{ "allow": false, "access": "rwm" }]);
+    let output = guest.run(&listed).await?;
     ensure!(output.end.exit_code == 0 && output.stderr.matches("not permitted").count() == 2, "{output:?}");
     let mut spec = spec("mknod /tmp/loop b 7 0; head -c 4096 /tmp/loop | wc -c; echo x > /tmp/loop");
     spec["linux"]["resources"]["devices"] = json!([{ "allow": false, "access": "rwm" }, { "allow": true, "type": "b", "major": 7, "access": "r" }]);
