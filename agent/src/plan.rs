@@ -186,3 +186,6 @@ fn sysctl((key, value): (String, String)) -> Result<(String, String), PlanError>
         Err(PlanError::Invalid { property: "linux.sysctl", value: key })
     }
 }
+
+#[cfg(test)]
+mod tests;
