@@ -1,5 +1,6 @@
 //! The container's streams joined to ours. Each direction is a thread with plain reads and writes: our own descriptors may be
-//! terminals, pipes or files, and the kernel moves the bytes (`io::copy` splices where it can).
+//! terminals, pipes or files. Not by `io::copy`: it would splice(2), which holds the lock of a pipe while it waits for the other
+//! side, so that whoever reads our output would wait, too.
 
 use std::{
     io::{self, Read, Write},
@@ -13,6 +14,9 @@ use securectr_sandbox::Streams;
 use tokio::sync::oneshot;
 
 use crate::timeline::Timeline;
+
+/// As much as a pipe holds, in bytes.
+const BUFFER_LEN: usize = 64 * 1024;
 
 /// Output that is still on its way.
 pub(crate) struct Output(Vec<oneshot::Receiver<()>>);
@@ -47,7 +51,7 @@ impl Output {
 
 /// At our end of file, or when the container takes no more, its input ends.
 fn feed(mut ours: std::fs::File, mut theirs: &UnixStream) {
-    let _ = io::copy(&mut ours, &mut theirs);
+    let _ = copy(&mut ours, &mut theirs, || ());
     let _ = theirs.shutdown(Shutdown::Write);
 }
 
@@ -60,17 +64,24 @@ fn drain(
     let (done, receiver) = oneshot::channel();
     thread::Builder::new().name(name.into()).spawn(move || {
         // A reader of ours that is gone must look gone to the container, too: the stream is closed either way.
-        let _ = copy_stamped(&mut theirs, &mut ours, &timeline);
+        let _ = copy(&mut theirs, &mut ours, || timeline.stamp("first_byte"));
         let _ = theirs.shutdown(Shutdown::Both);
         let _ = done.send(());
     })?;
     Ok(receiver)
 }
 
-fn copy_stamped(theirs: &mut UnixStream, ours: &mut std::fs::File, timeline: &Timeline) -> io::Result<()> {
-    let mut first = [0; 4096];
-    let length = theirs.read(&mut first)?;
-    timeline.stamp("first_byte");
-    ours.write_all(first.get(..length).unwrap_or_default())?;
-    io::copy(theirs, ours).map(drop)
+/// Copies up to the end of file; `arrived` is called for each piece, before it is written.
+fn copy(from: &mut impl Read, to: &mut impl Write, arrived: impl Fn()) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_LEN];
+    loop {
+        let length = match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        arrived();
+        to.write_all(buffer.get(..length).unwrap_or_default())?;
+    }
 }
