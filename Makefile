@@ -57,10 +57,13 @@ unit-test: build images
 	$(CARGO) test --locked -p securectr-tests --test tidy
 	$(SUDO) $(CARGO) test --locked -p securectr-image --test image -- --ignored
 
-# Cargo hands the test program to the script, which runs it where KVM can run Linux.
+# Cargo hands each test program to the script, which runs it where KVM can run Linux.
+guest-test: export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER := $(CURDIR)/tests/on-kvm
 guest-test: build images
 	@.ci/packages $(PACKAGES) $(DEMO_PACKAGES) $(TEST_PACKAGES)
-	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/tests/on-kvm $(CARGO) test --locked -p securectr-tests --test guest --test leftovers
+	$(CARGO) test --locked -p securectr-vmm --test machine -- --ignored
+	$(CARGO) test --locked -p securectr-agent --test containers
+	$(CARGO) test --locked -p securectr-tests --test guest --test leftovers
 
 lint: deny
 	$(CARGO) fmt --all --check

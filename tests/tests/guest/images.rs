@@ -17,7 +17,8 @@ fn run_from(reference: &str) -> Result<Finished> {
 
 /// No image is in the store; what is there is empty bookkeeping.
 fn nothing_half_written(store: &Path) -> Result<bool> {
-    let listed = std::process::Command::new("find").arg(store).args(["-type", "f", "-size", "+0"]).output()?;
+    let listed =
+        std::process::Command::new("find").arg(store).args(["-type", "f", "-size", "+0"]).output()?;
     Ok(listed.stdout.is_empty())
 }
 
