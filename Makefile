@@ -77,6 +77,7 @@ $(CARGO_DENY):
 # Advisories need their database, which is fetched from outside: they are checked where a copy of it lies in the cache.
 deny: $(CARGO_DENY)
 	@.ci/packages $(PACKAGES)
+	@$(CARGO) fetch --locked --quiet
 	@$(CARGO_DENY) --offline --log-level warn check licenses bans sources
 	@if [ -d $(CACHE)/advisory-dbs ]; then $(CARGO_DENY) --offline check advisories; else \
 		echo 'advisories: not checked, there is no copy of their database in $(CACHE)/advisory-dbs'; fi
