@@ -57,8 +57,12 @@ const EXEC: u32 = libc::PROT_EXEC as u32;
 
 /// The allocator's and the standard library's, on any thread.
 const COMMON: &[Row] = &[
-    // Locks, channels, and waiting for one another.
+    // Locks, channels, and waiting for one another; a channel yields when it meets a sender midway.
     (libc::SYS_futex, &[]),
+    (libc::SYS_sched_yield, &[]),
+    // A wait with a time limit: the time, where the vDSO cannot tell it, and the rest of the wait after SIGCONT or a freezer.
+    (libc::SYS_clock_gettime, &[]),
+    (libc::SYS_restart_syscall, &[]),
     // Events of devices, the console, news for the parent.
     (libc::SYS_write, &[]),
     // The allocator; no memory becomes executable.
@@ -162,6 +166,7 @@ mod tests {
         os::unix::process::{ExitStatusExt, parent_id},
         panic,
         process::{self, Command},
+        thread,
     };
 
     use super::*;
@@ -184,6 +189,28 @@ mod tests {
     fn a_panic_is_an_abort_and_not_a_breach_of_the_filter() {
         assert_eq!(signal_of("panics_on_the_main_thread"), Some(libc::SIGABRT));
         assert_eq!(signal_of("panics_on_a_vcpus_thread"), Some(libc::SIGABRT));
+    }
+
+    #[test]
+    fn a_thread_that_meets_another_in_a_channel_may_yield() {
+        assert_eq!(signal_of("yields_on_the_main_thread"), Some(libc::SIGABRT));
+        assert_eq!(signal_of("yields_on_a_vcpus_thread"), Some(libc::SIGABRT));
+    }
+
+    #[test]
+    #[ignore = "ends its process"]
+    fn yields_on_the_main_thread() {
+        main_filter().unwrap().install().unwrap();
+        thread::yield_now();
+        process::abort();
+    }
+
+    #[test]
+    #[ignore = "ends its process"]
+    fn yields_on_a_vcpus_thread() {
+        vcpu_filter().unwrap().install().unwrap();
+        thread::yield_now();
+        process::abort();
     }
 
     #[test]
