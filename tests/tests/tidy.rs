@@ -19,11 +19,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("securectr-agent", &["securectr-protocol"]),
     ("securectr-bench", &[]),
     ("securectr-image", &[]),
+    ("securectr-jail", &[]),
     ("securectr-protocol", &[]),
     ("securectr-sandbox", &["securectr-protocol", "securectr-vmm"]),
     ("securectr-test-host", &[]),
     ("securectr-tests", &[]),
-    ("securectr-vmm", &[]),
+    ("securectr-vmm", &["securectr-jail"]),
 ];
 
 /// What must not come into the process that a hostile guest talks to, nor into the guest's PID 1.
