@@ -1,6 +1,7 @@
 //! The devices of a machine. Each is one file and one line in [`build`]; the transport before it is [`mmio`].
 
 mod block;
+mod fs;
 mod mmio;
 mod rng;
 mod sys;
@@ -26,6 +27,7 @@ use crate::descriptors::{DescriptorError, Descriptors};
 pub(crate) const SYSCALLS: &[(&str, &[libc::c_long])] = &[
     ("virtio-mmio", mmio::SYSCALLS),
     ("virtio-blk", block::SYSCALLS),
+    ("virtio-fs", fs::SYSCALLS),
     ("virtio-vsock", vsock::SYSCALLS),
     ("virtio-rng", rng::SYSCALLS),
 ];
@@ -127,13 +129,15 @@ pub(crate) enum DeviceError {
     Descriptor(#[from] DescriptorError),
     #[error("disk {0}")]
     Disk(usize, #[source] block::DiskError),
+    #[error("file system {0:?}")]
+    Fs(String, #[source] fs::FsError),
     #[error("virtio-vsock")]
     Vsock(#[source] vsock::VsockError),
     #[error("make the transport of {0}")]
     Transport(String, #[source] io::Error),
 }
 
-/// Builds the devices that the spec asks for: the disks in their order, vsock, rng. `news` is written when a transport
+/// Builds the devices that the spec asks for: the disks in their order, the file systems, vsock, rng. `news` is written when a transport
 /// has something to [tell](Mmio::take_news).
 pub(crate) fn build(
     spec: &VmSpec,
@@ -149,6 +153,11 @@ pub(crate) fn build(
             format!("virtio-blk {index}"),
             Box::new(block.map_err(|error| DeviceError::Disk(index, error))?),
         ));
+    }
+    for spec in &spec.filesystems {
+        let fs = fs::Fs::new(&spec.tag, descriptors.take(spec.server)?);
+        let fs = fs.map_err(|error| DeviceError::Fs(spec.tag.clone(), error))?;
+        devices.push((format!("virtio-fs {}", spec.tag), Box::new(fs)));
     }
     devices.push(("virtio-vsock".to_owned(), Box::new(vsock::Vsock::open(&spec.vsock, descriptors)?)));
     devices.push(("virtio-rng".to_owned(), Box::new(rng::Rng)));

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use thiserror::Error;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vm_memory::{GuestMemory as _, GuestMemoryMmap, Permissions, VolatileSlice};
+use vm_memory::{GuestAddress, GuestMemory as _, GuestMemoryMmap, Permissions, VolatileSlice};
 
 /// What a guest did against the specification, so that its device cannot go on until it is reset.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -51,6 +51,18 @@ impl<'m> Buffers<'m> {
             self.len += slice.len();
             self.slices.push(slice);
         }
+    }
+
+    fn extend(
+        &mut self,
+        memory: &'m GuestMemoryMmap,
+        (address, len): (GuestAddress, usize),
+        access: Permissions,
+    ) -> Result<(), Violation> {
+        for slice in memory.get_slices(address, len, access).map_err(|_| Violation::Address)? {
+            self.push(slice.map_err(|_| Violation::Address)?);
+        }
+        Ok(())
     }
 
     /// The first `at` bytes and the rest; `None` when there are fewer.
@@ -100,6 +112,10 @@ impl<'m> Buffers<'m> {
     }
 }
 
+/// Where pieces of guest memory lie, for a device that comes back to them in a later call.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Places(Vec<(GuestAddress, usize)>);
+
 /// One request of the driver.
 #[derive(Debug)]
 pub(crate) struct Chain<'m> {
@@ -109,6 +125,8 @@ pub(crate) struct Chain<'m> {
     pub(crate) readable: Buffers<'m>,
     /// Where the device answers.
     pub(crate) writable: Buffers<'m>,
+    /// The same, for an answer that takes its time.
+    pub(crate) places: Places,
 }
 
 impl<'m> Chain<'m> {
@@ -121,6 +139,7 @@ impl<'m> Chain<'m> {
             head: descriptors.head_index(),
             readable: Buffers::default(),
             writable: Buffers::default(),
+            places: Places::default(),
         };
         let mut ends = false;
         // The iterator stops at its own limit, at a bad index and at an unreadable table alike: only the last descriptor
@@ -131,18 +150,14 @@ impl<'m> Chain<'m> {
             }
             ends = !descriptor.has_next();
             let (buffers, access) = if descriptor.is_write_only() {
+                chain.places.0.push((descriptor.addr(), descriptor.len() as usize));
                 (&mut chain.writable, Permissions::Write)
             } else if chain.writable.len() > 0 {
                 return Err(Violation::Order);
             } else {
                 (&mut chain.readable, Permissions::Read)
             };
-            let slices = memory
-                .get_slices(descriptor.addr(), descriptor.len() as usize, access)
-                .map_err(|_| Violation::Address)?;
-            for slice in slices {
-                buffers.push(slice.map_err(|_| Violation::Address)?);
-            }
+            buffers.extend(memory, (descriptor.addr(), descriptor.len() as usize), access)?;
         }
         if ends { Ok(chain) } else { Err(Violation::Chain) }
     }
@@ -178,6 +193,15 @@ impl<'m> Virtqueue<'m> {
             }
         }
         Err(Violation::AvailableRing)
+    }
+
+    /// The writable pieces of a chain that was popped and not pushed.
+    pub(crate) fn buffers_at(&self, places: &Places) -> Result<Buffers<'m>, Violation> {
+        let mut buffers = Buffers::default();
+        for &place in &places.0 {
+            buffers.extend(self.memory, place, Permissions::Write)?;
+        }
+        Ok(buffers)
     }
 
     /// Puts the last `count` chains back that were popped and not pushed.
