@@ -27,7 +27,7 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 pub(crate) use channel::{ChannelError, NotExecuted};
-pub(crate) use rootfs::{RootfsPlan, STAGES, Upper};
+pub(crate) use rootfs::{Lower, RootfsPlan, STAGES, Upper};
 
 use crate::{
     cgroup::{Cgroup, CgroupError},
@@ -174,7 +174,7 @@ impl Containers {
                 process_plan: plan.process,
                 disk: match rootfs.upper {
                     Upper::Ext4 { device } => Some(device),
-                    Upper::None | Upper::Tmpfs { .. } => None,
+                    Upper::None | Upper::Tmpfs { .. } | Upper::InPlace => None,
                 },
                 init,
                 execs: BTreeMap::new(),

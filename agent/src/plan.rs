@@ -9,6 +9,7 @@ mod process;
 
 use std::path::{Component, Path};
 
+use securectr_protocol::SHARED;
 use thiserror::Error;
 
 pub(crate) use capabilities::Capabilities;
@@ -52,6 +53,14 @@ pub(crate) struct ContainerPlan {
     /// Paths below `/proc/sys`, and what is written there.
     pub sysctls: Vec<(String, String)>,
     pub limits: Limits,
+}
+
+impl ContainerPlan {
+    /// Whether a bind mount's source is one of the host's shares.
+    pub(crate) fn uses_shares(&self) -> bool {
+        let is_share = |source: &MountSource| matches!(source, MountSource::Bind { path, .. } if Path::new(path).starts_with(SHARED));
+        self.mounts.iter().any(|mount| is_share(&mount.source))
+    }
 }
 
 /// A device node, made in the container beside the usual ones.

@@ -16,11 +16,12 @@ use securectr_protocol::{
 use ttrpc::{Code, asynchronous::TtrpcContext, get_status};
 
 use crate::{
-    container::{ContainerError, Containers, NotExecuted, ProcessName, RootfsPlan, Upper},
+    container::{ContainerError, Containers, Lower, NotExecuted, ProcessName, RootfsPlan, Upper},
     cpus::Cpus,
     init,
     plan::{self, WindowSize},
     reaper::Exit,
+    shares::Shares,
     stdio::HostStreams,
     streams::Streams,
 };
@@ -30,6 +31,7 @@ pub(crate) struct Service {
     pub containers: Containers,
     pub streams: Streams,
     pub cpus: Cpus,
+    pub shares: Shares,
 }
 
 type Answer<T> = ttrpc::Result<T>;
@@ -42,6 +44,9 @@ impl Agent for Service {
             let plan =
                 plan::container(&request.spec_json).map_err(|error| refusal(&ContainerError::from(error)))?;
             let rootfs = rootfs_plan(required(request.rootfs.into_option(), "rootfs")?)?;
+            if plan.uses_shares() || matches!(rootfs.lower, Lower::Share(_)) {
+                service.shares.mount().map_err(|error| refusal(&error))?;
+            }
             let streams = service.claim(request.stdio.into_option()).await?;
             service.cpus.bring_online(plan.limits.cpu_count).map_err(|error| refusal(&error))?;
             let created = service.containers.create(request.container_id, plan, rootfs, streams).await;
@@ -157,9 +162,28 @@ fn rootfs_plan(rootfs: Rootfs) -> Answer<RootfsPlan> {
         rootfs::Upper::None(_) => Upper::None,
         rootfs::Upper::TmpfsBytes(bytes) => Upper::Tmpfs { bytes },
         rootfs::Upper::Ext4Device(device) => Upper::Ext4 { device: device_name(device)? },
+        rootfs::Upper::InPlace(_) => Upper::InPlace,
         other => return Err(invalid(format!("there is no way to do {other:?}"))),
     };
-    Ok(RootfsPlan { image_device: device_name(rootfs.image_device)?, upper })
+    let lower = match required(rootfs.lower, "rootfs.lower")? {
+        rootfs::Lower::ImageDevice(_) if matches!(upper, Upper::InPlace) => {
+            return Err(invalid("an image cannot be written in place".to_owned()));
+        }
+        rootfs::Lower::ImageDevice(device) => Lower::Image { device: device_name(device)? },
+        rootfs::Lower::Share(name) => Lower::Share(share_name(name)?),
+        other => return Err(invalid(format!("there is no way to do {other:?}"))),
+    };
+    Ok(RootfsPlan { lower, upper })
+}
+
+/// A name in the directory of the shares, and one that overlayfs(5) takes as it is: it parts directories by colons.
+fn share_name(name: String) -> Answer<String> {
+    let fits = !name.is_empty() && !name.starts_with('.');
+    if fits && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c)) {
+        Ok(name)
+    } else {
+        Err(invalid(format!("{name:?} is not the name of a share")))
+    }
 }
 
 /// A name in `/dev`, not a path.

@@ -7,7 +7,8 @@ use securectr_agent::Streams;
 use securectr_protocol::{
     agent::{
         CreateRequest, DeleteRequest, Empty, ExecRequest, LaunchFailure, ProcessId, ResizeRequest, Rootfs,
-        SignalRequest, StartRequest, Stdio, WaitRequest, WaitResponse, rootfs::Upper,
+        SignalRequest, StartRequest, Stdio, WaitRequest, WaitResponse,
+        rootfs::{Lower, Upper},
     },
     agent_ttrpc::AgentClient,
 };
@@ -88,7 +89,12 @@ impl Guest {
         let request = CreateRequest {
             container_id: id.container_id.clone(),
             spec_json: serde_json::to_vec(spec)?,
-            rootfs: Some(Rootfs { image_device, upper: Some(upper), ..Default::default() }).into(),
+            rootfs: Some(Rootfs {
+                lower: Some(Lower::ImageDevice(image_device)),
+                upper: Some(upper),
+                ..Default::default()
+            })
+            .into(),
             stdio: Some(stdio).into(),
             ..Default::default()
         };
