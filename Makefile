@@ -39,7 +39,7 @@ guest:
 
 programs:
 	@.ci/packages $(PACKAGES)
-	$(CARGO) build --release --locked -p securectr -p securectr-vmm -p securectr-test-host
+	$(CARGO) build --release --locked -p securectr -p securectr-vmm -p securectr-files -p securectr-test-host
 
 images:
 	@.ci/packages $(PACKAGES) $(DEMO_PACKAGES)
@@ -88,7 +88,7 @@ bench: build images
 	@tests/on-kvm $(PROGRAMS)/securectr-bench --out target/bench
 
 install: build
-	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)/securectr $(PROGRAMS)/securectr-vmm
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)/securectr $(PROGRAMS)/securectr-vmm $(PROGRAMS)/securectr-files
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/securectr $(GUEST)/vmlinux $(GUEST)/initramfs.cpio
 
 host: programs

@@ -1,6 +1,9 @@
 //! What was typed.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use securectr_sandbox::SandboxId;
@@ -92,6 +95,9 @@ pub(crate) struct Run {
     /// Drop a Linux capability, or ALL
     #[arg(long, value_name = "CAPABILITY")]
     pub cap_drop: Vec<String>,
+    /// Share a directory or a file of this machine with the container
+    #[arg(short, long, value_name = "SOURCE:PATH[:ro]", value_parser = volume)]
+    pub volume: Vec<Volume>,
     /// Keep the container's root file system read-only
     #[arg(long)]
     pub read_only: bool,
@@ -113,6 +119,31 @@ pub(crate) struct Run {
     /// The image, unless --rootfs is given, then the command and its arguments
     #[arg(trailing_var_arg = true, value_name = "IMAGE [COMMAND [ARG...]]")]
     pub words: Vec<OsString>,
+}
+
+/// What is shared with a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Volume {
+    pub source: PathBuf,
+    /// In the container.
+    pub path: PathBuf,
+    pub read_only: bool,
+}
+
+/// `SOURCE:PATH[:ro]` as docker reads it; both paths are absolute.
+fn volume(text: &str) -> Result<Volume, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, path, read_only) = match parts.as_slice() {
+        [source, path] | [source, path, "rw"] => (source, path, false),
+        [source, path, "ro"] => (source, path, true),
+        _ => return Err(format!("not a volume: {text} (as in /srv/data:/data or /srv/data:/data:ro)")),
+    };
+    for path in [source, path] {
+        if !Path::new(path).is_absolute() {
+            return Err(format!("not an absolute path: {path}"));
+        }
+    }
+    Ok(Volume { source: source.into(), path: path.into(), read_only })
 }
 
 /// `128m` as docker reads it: a number, with a power of 1024 behind it.
@@ -174,6 +205,17 @@ mod tests {
         }
         for text in ["", "m", "-1", "1.5g", "1t", "99999999999g", "0"] {
             assert!(memory_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_volume_is_two_absolute_paths() {
+        let writable = Volume { source: "/a b".into(), path: "/c".into(), read_only: false };
+        assert_eq!(run(&["-v", "/a b:/c", "i"]).volume, [writable.clone()]);
+        let read_only = Volume { read_only: true, ..writable };
+        assert_eq!(run(&["--volume", "/a b:/c:ro", "i"]).volume, [read_only]);
+        for text in ["", "/a", "/a:", ":/b", "name:/b", "/a:b", "/a:/b:no", "/a:/b:ro:x", "./a:/b"] {
+            assert!(volume(text).is_err(), "{text}");
         }
     }
 

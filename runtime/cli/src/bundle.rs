@@ -2,13 +2,13 @@
 
 use std::{collections::HashMap, env, ffi::OsString};
 
-use oci_spec::runtime::{LinuxCpu, LinuxMemory, Process, Spec, User as SpecUser};
+use oci_spec::runtime::{LinuxCpu, LinuxMemory, Mount, Process, Spec, User as SpecUser};
 use securectr_image::{ImageConfig, User};
 use securectr_sandbox::SandboxId;
 use thiserror::Error;
 
 use crate::{
-    args::Run,
+    args::{Run, Volume},
     capabilities::{self, UnknownCapability},
 };
 
@@ -66,8 +66,23 @@ pub(crate) fn spec(source: &Source<'_>) -> Result<Spec, BundleError> {
     let mut root = spec.root().clone().unwrap_or_default();
     root.set_readonly(Some(source.run.read_only));
     spec.set_root(Some(root));
+    add_volumes(&mut spec, &source.run.volume);
     set_limits(&mut spec, source.run);
     Ok(spec)
+}
+
+fn add_volumes(spec: &mut Spec, volumes: &[Volume]) {
+    let mounts = spec.mounts_mut().get_or_insert_default();
+    for volume in volumes {
+        let access = if volume.read_only { "ro" } else { "rw" };
+        let mut mount = Mount::default();
+        mount
+            .set_destination(volume.path.clone())
+            .set_typ(Some("bind".to_owned()))
+            .set_source(Some(volume.source.clone()))
+            .set_options(Some(vec!["rbind".to_owned(), access.to_owned()]));
+        mounts.push(mount);
+    }
 }
 
 fn args(source: &Source<'_>) -> Result<Vec<String>, BundleError> {
@@ -232,6 +247,17 @@ mod tests {
         let resources = spec.linux().clone().unwrap().resources().clone().unwrap();
         assert_eq!(resources.memory().unwrap().limit(), Some(128 << 20));
         assert_eq!(resources.cpu().clone().unwrap().quota(), Some(150_000));
+    }
+
+    #[test]
+    fn a_volume_is_a_bind_mount() {
+        let spec = with(&["-v", "/srv:/data:ro", "i"], &image(), &ROOT).unwrap();
+        let mount = spec.mounts().as_ref().unwrap().last().unwrap().clone();
+        assert_eq!(
+            (mount.source().as_deref(), mount.destination().as_path()),
+            (Some("/srv".as_ref()), "/data".as_ref())
+        );
+        assert_eq!(mount.options().as_deref().unwrap(), ["rbind", "ro"]);
     }
 
     #[test]

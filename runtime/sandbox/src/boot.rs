@@ -11,8 +11,8 @@ use std::{
 };
 
 use nix::{fcntl::OFlag, unistd::pipe2};
-use securectr_protocol::RPC_PORT;
-use securectr_vmm::spec::{DialOut, DiskSpec, Fd, VmSpec, VsockSpec};
+use securectr_protocol::{RPC_PORT, SHARED_TAG};
+use securectr_vmm::spec::{DialOut, DiskSpec, Fd, FsSpec, VmSpec, VsockSpec};
 use thiserror::Error;
 use tokio::net::UnixStream;
 
@@ -20,6 +20,7 @@ use crate::{
     End, Installation, MachinePlan, SandboxId, StateError, StateRoot,
     agent::{Agent, AgentError},
     console,
+    files::{FileServer, FilesError},
     state::Record,
     undo::Undo,
     vmm::{Equipment, Vmm},
@@ -37,6 +38,8 @@ pub enum BootError {
     Descriptor(&'static str, #[source] io::Error),
     #[error("start securectr-vmm: {}", namespace_advice(.0))]
     Vmm(#[source] io::Error),
+    #[error("start the file server")]
+    Files(#[from] FilesError),
     #[error("boot the guest: {0}")]
     Ended(End),
     #[error("boot the guest")]
@@ -64,6 +67,8 @@ fn namespace_advice(error: &io::Error) -> &'static str {
 pub(crate) struct Booted {
     pub agent: Agent,
     pub vmm: Vmm,
+    /// What the host shares; none for a machine without.
+    pub files: Option<FileServer>,
     pub vsock: PathBuf,
     /// Declared last: the state goes when the VMM is gone.
     pub _undo: Undo,
@@ -94,9 +99,21 @@ pub(crate) async fn boot(
     let listener =
         UnixListener::bind(&vsock).map_err(|error| BootError::Descriptor("vsock socket", error))?;
     let (rpc, vmm_rpc) = socket_pair("agent connection")?;
-    let equipment = equip(plan, host, disks, listener, vmm_rpc)?;
+    let (files, files_socket) = match plan.has_shares {
+        true => {
+            FileServer::start(&host.installation.files).map(|(files, socket)| (Some(files), Some(socket)))?
+        }
+        false => (None, None),
+    };
+    let mut equipment = equip(plan, host, Files { disks, files_socket }, listener, vmm_rpc)?;
+    equipment.files = files.as_ref().map(FileServer::end);
     let vmm = Vmm::start(&host.installation.vmm, equipment).await.map_err(BootError::Vmm)?;
-    let recorded = state.write_record(&Record { id, monitor_pid: std::process::id(), vmm_pid: vmm.pid() });
+    let recorded = state.write_record(&Record {
+        id,
+        monitor_pid: std::process::id(),
+        vmm_pid: vmm.pid(),
+        files_pid: files.as_ref().map(FileServer::pid),
+    });
     undo.push(move || state.remove());
     recorded?;
     rpc.set_nonblocking(true).map_err(|error| BootError::Descriptor("agent connection", error))?;
@@ -107,7 +124,7 @@ pub(crate) async fn boot(
         agent = Agent::greet(rpc) => agent,
     };
     match agent {
-        Ok(agent) => Ok(Booted { agent, vmm, vsock, _undo: undo }),
+        Ok(agent) => Ok(Booted { agent, vmm, files, vsock, _undo: undo }),
         // A connection that breaks does so because the VMM dies: its cause is the true one.
         Err(AgentError::Broken) => Err(BootError::Ended(vmm.ended().await)),
         Err(error) => Err(BootError::Agent(error)),
@@ -123,10 +140,17 @@ pub struct Host {
     pub echo_console: bool,
 }
 
+/// What is behind the machine's disks and file systems.
+struct Files {
+    /// In the order of their names; whether each is read-only.
+    disks: Vec<(File, bool)>,
+    files_socket: Option<OwnedFd>,
+}
+
 fn equip(
     plan: &MachinePlan,
     host: &Host,
-    disks: Vec<(File, bool)>,
+    files: Files,
     listener: UnixListener,
     vmm_rpc: StdUnixStream,
 ) -> Result<Equipment, BootError> {
@@ -148,9 +172,15 @@ fn equip(
         memory_mib: plan.memory_mib,
         vcpu_count: plan.vcpu_count,
         console: table.lay(console_writer),
-        disks: disks
+        disks: files
+            .disks
             .into_iter()
             .map(|(file, read_only)| DiskSpec { file: table.lay(file), read_only })
+            .collect(),
+        filesystems: files
+            .files_socket
+            .into_iter()
+            .map(|socket| FsSpec { tag: SHARED_TAG.to_owned(), server: table.lay(socket) })
             .collect(),
         vsock: VsockSpec {
             listener: table.lay(listener),
@@ -159,7 +189,7 @@ fn equip(
     };
     let console = console::drain(console_reader, host.echo_console)
         .map_err(|error| BootError::Descriptor("console", error))?;
-    Ok(Equipment { spec, fds: table.0, control, console })
+    Ok(Equipment { spec, fds: table.0, control, console, files: None })
 }
 
 fn clone(what: &'static str, fd: &OwnedFd) -> Result<OwnedFd, BootError> {

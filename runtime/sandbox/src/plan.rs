@@ -4,7 +4,7 @@ use oci_spec::runtime::{LinuxCpu, Spec};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::SandboxId;
+use crate::{SandboxId, Share, shares};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -57,14 +57,18 @@ pub struct MachinePlan {
     pub memory_mib: u32,
     pub vcpu_count: u8,
     pub command_line: String,
+    /// It has a file server.
+    pub has_shares: bool,
 }
 
 /// One container in it.
 #[derive(Clone, Debug, Serialize)]
 pub struct ContainerPlan {
     pub id: SandboxId,
+    /// With bind mounts as the guest is to make them.
     pub spec: Spec,
     pub writable: Writable,
+    pub shares: Vec<Share>,
 }
 
 #[derive(Debug, Error, PartialEq)]
@@ -88,23 +92,31 @@ impl MachinePlan {
             memory_mib: settings.default_memory_mib,
             vcpu_count: settings.default_vcpu_count,
             command_line: command_line(settings),
+            has_shares: false,
         }
     }
 }
 
 /// Plans a sandbox with one container.
-pub fn plan(id: SandboxId, spec: Spec, writable: Writable, settings: &Settings) -> Result<Plan, PlanError> {
+pub fn plan(
+    id: SandboxId,
+    mut spec: Spec,
+    writable: Writable,
+    settings: &Settings,
+) -> Result<Plan, PlanError> {
     if spec.process().is_none() {
         return Err(PlanError::NoProcess);
     }
+    let shares = shares::of_spec(&id, &mut spec);
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let memory = resources.and_then(|all| all.memory().as_ref()).and_then(|memory| memory.limit());
     let machine = MachinePlan {
         memory_mib: memory_mib(memory, settings)?,
         vcpu_count: vcpu_count(resources.and_then(|all| all.cpu().as_ref()), settings)?,
         command_line: command_line(settings),
+        has_shares: !shares.is_empty(),
     };
-    Ok(Plan { container: ContainerPlan { id: id.clone(), spec, writable }, id, machine })
+    Ok(Plan { container: ContainerPlan { id: id.clone(), spec, writable, shares }, id, machine })
 }
 
 /// A limit holds inside the guest; the guest is as much larger as its kernel and agent need.

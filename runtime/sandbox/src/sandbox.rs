@@ -2,7 +2,10 @@
 
 use std::{fs::File, future::Future, io, time::Duration};
 
-use securectr_protocol::agent::{CreateRequest, Empty, ProcessId, Rootfs, rootfs::Upper};
+use securectr_protocol::agent::{
+    CreateRequest, Empty, ProcessId, Rootfs,
+    rootfs::{Lower, Upper},
+};
 use thiserror::Error;
 use tokio::time::timeout;
 
@@ -10,6 +13,7 @@ use crate::{
     AgentError, BootError, ContainerPlan, End, Host, MachinePlan, SandboxId, Streams, StreamsWanted,
     Writable,
     boot::{self, Booted},
+    shares::{self, ShareError},
     stdio,
 };
 
@@ -28,6 +32,8 @@ pub enum SandboxError {
     Agent { operation: &'static str, source: AgentError },
     #[error("connect the container's streams")]
     Streams(#[source] io::Error),
+    #[error(transparent)]
+    Share(#[from] ShareError),
     #[error("describe the container")]
     Describe(#[source] serde_json::Error),
 }
@@ -72,6 +78,9 @@ impl Sandbox {
         container: &ContainerPlan,
         wanted: StreamsWanted,
     ) -> Result<Streams, SandboxError> {
+        for share in &container.shares {
+            shares::add(self.booted.files.as_ref(), share).await?;
+        }
         let connected = tokio::select! {
             connected = stdio::connect(&self.booted.vsock, wanted) => connected,
             end = self.booted.vmm.ended() => return Err(SandboxError::Ended { operation: CREATE, end }),
@@ -82,8 +91,8 @@ impl Sandbox {
             Writable::Memory { bytes } => Upper::TmpfsBytes(bytes),
             Writable::Disk => Upper::Ext4Device(WRITABLE_DEVICE.to_owned()),
         };
-        let rootfs =
-            Rootfs { image_device: IMAGE_DEVICE.to_owned(), upper: Some(upper), ..Default::default() };
+        let lower = Some(Lower::ImageDevice(IMAGE_DEVICE.to_owned()));
+        let rootfs = Rootfs { lower, upper: Some(upper), ..Default::default() };
         let request = CreateRequest {
             container_id: container.id.to_string(),
             spec_json: serde_json::to_vec(&container.spec).map_err(SandboxError::Describe)?,
@@ -135,7 +144,11 @@ impl Sandbox {
 
     /// Removes an ended container from the guest.
     pub async fn delete(&self, container: &ContainerPlan) -> Result<(), SandboxError> {
-        self.ask("delete the container", self.booted.agent.delete(process_of(container))).await
+        self.ask("delete the container", self.booted.agent.delete(process_of(container))).await?;
+        for share in &container.shares {
+            shares::remove(self.booted.files.as_ref(), share).await;
+        }
+        Ok(())
     }
 
     /// Whether the host had no room for something that the container wrote; the container saw an I/O error.
