@@ -78,12 +78,18 @@ fn mount(kind: Option<&CStr>, target: &CStr, flags: c_ulong, options: Option<&CS
     check(unsafe { libc::mount(kind, target.as_ptr(), kind, flags, options) })
 }
 
+/// As much as is asked for, where this process may raise its limit that far; otherwise as much as it had.
 pub(super) fn set_limit(resource: libc::__rlimit_resource_t, most: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+    // SAFETY: `limit` is of the type that setrlimit(2) expects.
+    match check(unsafe { libc::setrlimit(resource, &limit) }) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
+        set => return set,
+    }
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is writable and of the type that getrlimit(2) expects.
     check(unsafe { libc::getrlimit(resource, &mut limit) })?;
-    let most = most.min(limit.rlim_max);
-    let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+    limit.rlim_cur = limit.rlim_max;
     // SAFETY: `limit` is of the type that setrlimit(2) expects.
     check(unsafe { libc::setrlimit(resource, &limit) })
 }

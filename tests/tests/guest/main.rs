@@ -4,5 +4,6 @@ mod failures;
 mod images;
 mod limits;
 mod run;
+mod shares;
 mod streams;
 mod terminal;
