@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use rustix::process::Signal;
 use securectr_protocol::{
     agent::{
-        CreateRequest, CreateResponse, DeleteRequest, Empty, ExecRequest, LaunchFailure, ProcessId,
+        CreateRequest, CreateResponse, DeleteRequest, Empty, ExecRequest, File, LaunchFailure, ProcessId,
         ResizeRequest, Rootfs, ShutdownRequest, SignalRequest, StartRequest, StartResponse, Stdio,
         WaitRequest, WaitResponse, rootfs,
     },
@@ -16,7 +16,7 @@ use securectr_protocol::{
 use ttrpc::{Code, asynchronous::TtrpcContext, get_status};
 
 use crate::{
-    container::{ContainerError, Containers, NotExecuted, ProcessName, RootfsPlan, Upper},
+    container::{ContainerError, Containers, GivenFile, NotExecuted, ProcessName, RootfsPlan, Upper},
     cpus::Cpus,
     init,
     plan::{self, WindowSize},
@@ -41,7 +41,7 @@ impl Agent for Service {
         to_its_end(async move {
             let plan =
                 plan::container(&request.spec_json).map_err(|error| refusal(&ContainerError::from(error)))?;
-            let rootfs = rootfs_plan(required(request.rootfs.into_option(), "rootfs")?)?;
+            let rootfs = rootfs_plan(required(request.rootfs.into_option(), "rootfs")?, request.files)?;
             let streams = service.claim(request.stdio.into_option()).await?;
             service.cpus.bring_online(plan.limits.cpu_count).map_err(|error| refusal(&error))?;
             let created = service.containers.create(request.container_id, plan, rootfs, streams).await;
@@ -152,14 +152,15 @@ fn name(process: Option<ProcessId>) -> Answer<ProcessName> {
     Ok(ProcessName { container: process.container_id, exec })
 }
 
-fn rootfs_plan(rootfs: Rootfs) -> Answer<RootfsPlan> {
+fn rootfs_plan(rootfs: Rootfs, files: Vec<File>) -> Answer<RootfsPlan> {
     let upper = match required(rootfs.upper, "rootfs.upper")? {
         rootfs::Upper::None(_) => Upper::None,
         rootfs::Upper::TmpfsBytes(bytes) => Upper::Tmpfs { bytes },
         rootfs::Upper::Ext4Device(device) => Upper::Ext4 { device: device_name(device)? },
         other => return Err(invalid(format!("there is no way to do {other:?}"))),
     };
-    Ok(RootfsPlan { image_device: device_name(rootfs.image_device)?, upper })
+    let files = files.into_iter().map(|file| GivenFile { path: file.path, content: file.content }).collect();
+    Ok(RootfsPlan { image_device: device_name(rootfs.image_device)?, upper, files })
 }
 
 /// A name in `/dev`, not a path.

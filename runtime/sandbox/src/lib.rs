@@ -27,7 +27,7 @@ pub use disk::{DiskError, writable_disk};
 pub use end::End;
 pub use id::{IdError, SandboxId};
 pub use installation::{Installation, InstallationError};
-pub use plan::{ContainerPlan, MachinePlan, Plan, PlanError, Settings, Writable, plan};
+pub use plan::{Bundle, ContainerPlan, GivenFile, MachinePlan, Plan, PlanError, Settings, Writable, plan};
 pub use sandbox::{Disks, ExitStatus, LaunchFailure, OomKilled, Sandbox, SandboxError};
 pub use state::{StateError, StateRoot};
 pub use stdio::{Streams, StreamsWanted};
