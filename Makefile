@@ -61,6 +61,7 @@ unit-test: build images
 guest-test: export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER := $(CURDIR)/tests/on-kvm
 guest-test: build images
 	@.ci/packages $(PACKAGES) $(DEMO_PACKAGES) $(TEST_PACKAGES)
+	@$(MAKE) --no-print-directory install PREFIX=$(CURDIR)/target/installed DESTDIR=
 	$(CARGO) test --locked -p securectr-vmm --test machine -- --ignored
 	$(CARGO) test --locked -p securectr-agent --test containers
 	$(CARGO) test --locked -p securectr-tests --test guest --test leftovers

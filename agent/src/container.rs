@@ -5,6 +5,7 @@ mod child;
 mod credentials;
 mod devices;
 mod failure;
+mod files;
 mod mounts;
 mod process;
 mod root;
@@ -27,6 +28,7 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 pub(crate) use channel::{ChannelError, NotExecuted};
+pub(crate) use files::GivenFile;
 pub(crate) use rootfs::{Lower, RootfsPlan, STAGES, Upper};
 
 use crate::{

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use rustix::process::Signal;
 use securectr_protocol::{
     agent::{
-        CreateRequest, CreateResponse, DeleteRequest, Empty, ExecRequest, LaunchFailure, ProcessId,
+        CreateRequest, CreateResponse, DeleteRequest, Empty, ExecRequest, File, LaunchFailure, ProcessId,
         ResizeRequest, Rootfs, ShutdownRequest, SignalRequest, StartRequest, StartResponse, Stdio,
         WaitRequest, WaitResponse, rootfs,
     },
@@ -16,7 +16,7 @@ use securectr_protocol::{
 use ttrpc::{Code, asynchronous::TtrpcContext, get_status};
 
 use crate::{
-    container::{ContainerError, Containers, Lower, NotExecuted, ProcessName, RootfsPlan, Upper},
+    container::{ContainerError, Containers, GivenFile, Lower, NotExecuted, ProcessName, RootfsPlan, Upper},
     cpus::Cpus,
     init,
     plan::{self, WindowSize},
@@ -43,7 +43,7 @@ impl Agent for Service {
         to_its_end(async move {
             let plan =
                 plan::container(&request.spec_json).map_err(|error| refusal(&ContainerError::from(error)))?;
-            let rootfs = rootfs_plan(required(request.rootfs.into_option(), "rootfs")?)?;
+            let rootfs = rootfs_plan(required(request.rootfs.into_option(), "rootfs")?, request.files)?;
             if plan.uses_shares() || matches!(rootfs.lower, Lower::Share(_)) {
                 service.shares.mount().map_err(|error| refusal(&error))?;
             }
@@ -157,7 +157,7 @@ fn name(process: Option<ProcessId>) -> Answer<ProcessName> {
     Ok(ProcessName { container: process.container_id, exec })
 }
 
-fn rootfs_plan(rootfs: Rootfs) -> Answer<RootfsPlan> {
+fn rootfs_plan(rootfs: Rootfs, files: Vec<File>) -> Answer<RootfsPlan> {
     let upper = match required(rootfs.upper, "rootfs.upper")? {
         rootfs::Upper::None(_) => Upper::None,
         rootfs::Upper::TmpfsBytes(bytes) => Upper::Tmpfs { bytes },
@@ -173,7 +173,8 @@ fn rootfs_plan(rootfs: Rootfs) -> Answer<RootfsPlan> {
         rootfs::Lower::Share(name) => Lower::Share(share_name(name)?),
         other => return Err(invalid(format!("there is no way to do {other:?}"))),
     };
-    Ok(RootfsPlan { lower, upper })
+    let files = files.into_iter().map(|file| GivenFile { path: file.path, content: file.content }).collect();
+    Ok(RootfsPlan { lower, upper, files })
 }
 
 /// A name in the directory of the shares, and one that overlayfs(5) takes as it is: it parts directories by colons.

@@ -3,6 +3,7 @@
 use std::{
     env,
     ffi::OsStr,
+    fmt,
     io::{Read, Write},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -14,7 +15,6 @@ use anyhow::{Context, Result};
 use crate::{image, program};
 
 /// What a finished program left.
-#[derive(Debug)]
 pub struct Finished {
     /// As a shell would say it: 128 + the signal for a program that a signal ended.
     pub code: i32,
@@ -29,6 +29,12 @@ impl Finished {
 
     pub fn err(&self) -> String {
         String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+}
+
+impl fmt::Debug for Finished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "exit code {}, stdout {:?}, stderr {:?}", self.code, self.out(), self.err())
     }
 }
 

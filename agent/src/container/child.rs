@@ -12,7 +12,7 @@ use super::{
     channel::ProcessEnd,
     credentials, devices,
     failure::{During, Failure},
-    mounts,
+    files, mounts,
     root::{self, Kind, Root},
     rootfs::{self, RootfsPlan},
     sys,
@@ -60,7 +60,9 @@ impl Init<'_> {
         begin(&plan.process)?;
         enter_namespaces(plan)?;
         let root = rootfs::assemble(self.rootfs)?;
+        let root_readonly = plan.root_readonly || self.rootfs.is_read_only();
         mounts::mount_all(&root, &plan.mounts)?;
+        files::lay_all(&root, &self.rootfs.files, root_readonly)?;
         devices::make_all(&root, &plan.devices)?;
         let cwd = Path::new(std::ffi::OsStr::new(plan.process.cwd.to_str().unwrap_or("/")));
         root.find_or_make(cwd, Kind::Directory).during(|| format!("make the directory {}", cwd.display()))?;
@@ -71,12 +73,12 @@ impl Init<'_> {
         mounts::mask(&root, &plan.masked_paths)?;
         let terminal = open_terminal(&root, &plan.process)?;
         if let Some(terminal) = &terminal {
-            mounts::bind_file(&terminal.slave, &root, "/dev/console")
+            mounts::bind_file(&terminal.slave, &root, "/dev/console", false)
                 .during(|| "bind /dev/console".into())?;
         }
         set_names(plan)?;
         rootfs::enter(&root).during(|| "enter the root".into())?;
-        rootfs::seal(&root, plan.root_readonly || self.rootfs.is_read_only(), plan.propagation)?;
+        rootfs::seal(&root, root_readonly, plan.propagation)?;
         take_streams(terminal, &self.streams)
     }
 }

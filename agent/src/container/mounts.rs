@@ -65,8 +65,12 @@ pub(super) fn copy(source: impl AsFd, recursive: bool) -> io::Result<OwnedFd> {
 }
 
 /// Attaches one file at another's place.
-pub(super) fn bind_file(source: impl AsFd, root: &Root, place: &str) -> io::Result<()> {
-    attach(copy(source, false)?, root.find_or_make(Path::new(place), Kind::File)?)
+pub(super) fn bind_file(source: impl AsFd, root: &Root, place: &str, read_only: bool) -> io::Result<()> {
+    let mount = copy(source, false)?;
+    if read_only {
+        set_attributes(&mount, READ_ONLY, false)?;
+    }
+    attach(mount, root.find_or_make(Path::new(place), Kind::File)?)
 }
 
 /// Hides files behind `/dev/null`, and directories behind an empty one.

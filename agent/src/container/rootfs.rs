@@ -20,6 +20,7 @@ use securectr_protocol::SHARED;
 
 use super::{
     failure::{During, Failure},
+    files::GivenFile,
     mounts,
     root::{self, Root},
     sys,
@@ -27,10 +28,11 @@ use super::{
 use crate::plan::{Attributes, Propagation};
 
 /// Where the parts of a root are put together, in the mount namespace of each container.
-pub(crate) const STAGES: [&str; 3] = [IMAGE, UPPER, ROOT];
+pub(crate) const STAGES: [&str; 4] = [IMAGE, UPPER, ROOT, FILES];
 const IMAGE: &str = "/run/securectr/image";
 const UPPER: &str = "/run/securectr/upper";
 const ROOT: &str = "/run/securectr/root";
+pub(super) const FILES: &str = "/run/securectr/files";
 
 /// For the mount points of a root that stays read-only, in bytes.
 const MOUNT_POINTS_SIZE: u64 = 1 << 20;
@@ -40,6 +42,8 @@ const MOUNT_POINTS_SIZE: u64 = 1 << 20;
 pub(crate) struct RootfsPlan {
     pub lower: Lower,
     pub upper: Upper,
+    /// Laid over what the image has.
+    pub files: Vec<GivenFile>,
 }
 
 #[derive(Debug)]
@@ -190,7 +194,7 @@ pub(super) fn attach(mount: impl AsFd, place: impl AsFd) -> io::Result<()> {
     Ok(move_mount(mount, "", place, "", flags)?)
 }
 
-fn mount_at(
+pub(super) fn mount_at(
     stage: &str,
     kind: &str,
     parameters: &[(&str, Option<&str>)],

@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn a_volume_is_two_absolute_paths() {
         let writable = Volume { source: "/a b".into(), path: "/c".into(), read_only: false };
-        assert_eq!(run(&["-v", "/a b:/c", "i"]).volume, [writable.clone()]);
+        assert_eq!(run(&["-v", "/a b:/c", "i"]).volume, std::slice::from_ref(&writable));
         let read_only = Volume { read_only: true, ..writable };
         assert_eq!(run(&["--volume", "/a b:/c:ro", "i"]).volume, [read_only]);
         for text in ["", "/a", "/a:", ":/b", "name:/b", "/a:b", "/a:/b:no", "/a:/b:ro:x", "./a:/b"] {

@@ -4,7 +4,7 @@ use std::{collections::HashMap, env, ffi::OsString};
 
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, Mount, Process, Spec, User as SpecUser};
 use securectr_image::{ImageConfig, User};
-use securectr_sandbox::SandboxId;
+use securectr_sandbox::{Bundle, GivenFile, SandboxId, Writable};
 use thiserror::Error;
 
 use crate::{
@@ -49,9 +49,23 @@ pub(crate) struct Source<'a> {
     pub user: &'a User,
 }
 
-/// Writes the spec.
-pub(crate) fn spec(source: &Source<'_>) -> Result<Spec, BundleError> {
+/// Writes the bundle.
+pub(crate) fn bundle(source: &Source<'_>) -> Result<Bundle, BundleError> {
     let hostname = hostname(source)?;
+    let files = names(&hostname);
+    let writable = if source.run.read_only { Writable::Nothing } else { Writable::Disk };
+    Ok(Bundle { spec: spec(source, hostname)?, writable, files })
+}
+
+/// The names that a container without a network knows: its own.
+fn names(hostname: &str) -> Vec<GivenFile> {
+    let hosts =
+        format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n");
+    let file = |path: &str, content| GivenFile { path: path.to_owned(), content };
+    vec![file("/etc/hosts", hosts), file("/etc/hostname", format!("{hostname}\n"))]
+}
+
+fn spec(source: &Source<'_>, hostname: String) -> Result<Spec, BundleError> {
     let mut spec: Spec =
         serde_json::from_str(DEFAULT_SPEC).map_err(|error| BundleError::DefaultSpec(error.to_string()))?;
     let mut process = spec.process().clone().unwrap_or_default();
@@ -191,7 +205,8 @@ mod tests {
         let argv = ["securectr", "run"].iter().chain(options);
         let Command::Run(run) = Args::try_parse_from(argv).unwrap().command else { panic!() };
         let command = run.words.get(1..).unwrap_or_default();
-        spec(&Source { id: &"some_name".parse().unwrap(), run: &run, command, image, user })
+        let source = Source { id: &"some_name".parse().unwrap(), run: &run, command, image, user };
+        bundle(&source).map(|bundle| bundle.spec)
     }
 
     fn process(options: &[&str], image: &ImageConfig) -> Process {

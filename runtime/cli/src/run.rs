@@ -47,7 +47,7 @@ pub(crate) fn run(run: &Run, global: &Global, report: &Report) -> Result<u8> {
     let id = run.name.clone().map_or_else(SandboxId::random, Ok).context("make a name")?;
     let user = image.resolve_user(run.user.as_deref().unwrap_or(&image.config.user))?;
     let source = Source { id: &id, run, command, image: &image.config, user: &user };
-    let plan = plan(id.clone(), bundle::spec(&source)?, writable(run), &settings(global))?;
+    let plan = plan(id.clone(), bundle::bundle(&source)?, &settings(global))?;
     timeline.stamp("plan");
     if run.dry_run {
         println!("{}", serde_json::to_string_pretty(&plan)?);
@@ -105,10 +105,6 @@ fn settings(global: &Global) -> Settings {
         default_vcpu_count: cpus.min(DEFAULT_MOST_VCPUS) as u8,
         verbose_console: global.debug,
     }
-}
-
-fn writable(run: &Run) -> Writable {
-    if run.read_only { Writable::Nothing } else { Writable::Disk }
 }
 
 /// One container, and who looks at it.

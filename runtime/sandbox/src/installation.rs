@@ -36,7 +36,8 @@ impl Installation {
     }
 
     fn beside(programs: &Path) -> Result<Self, InstallationError> {
-        let share = [programs.join("../share/securectr"), programs.join("../guest")];
+        let prefix = programs.parent().unwrap_or(programs);
+        let share = [prefix.join("share/securectr"), prefix.join("guest")];
         Ok(Self {
             vmm: first_of("the program securectr-vmm", vec![programs.join("securectr-vmm")])?,
             files: first_of("the program securectr-files", vec![programs.join("securectr-files")])?,
@@ -76,7 +77,7 @@ mod tests {
         lay(root.path(), &["bin/securectr-vmm", "bin/securectr-files"]);
         lay(root.path(), &["share/securectr/vmlinux", "share/securectr/initramfs.cpio"]);
         let found = Installation::beside(&root.path().join("bin")).unwrap();
-        assert_eq!(found.kernel, root.path().join("bin/../share/securectr/vmlinux"));
+        assert_eq!(found.kernel, root.path().join("share/securectr/vmlinux"));
     }
 
     #[test]

@@ -43,6 +43,14 @@ pub enum Writable {
     Disk,
 }
 
+/// What is asked for: a container as an OCI bundle describes it, and what a bundle has no words for.
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    pub spec: Spec,
+    pub writable: Writable,
+    pub files: Vec<GivenFile>,
+}
+
 /// All that a sandbox with its first container is.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
@@ -69,6 +77,16 @@ pub struct ContainerPlan {
     pub spec: Spec,
     pub writable: Writable,
     pub shares: Vec<Share>,
+    /// Laid over what the image has.
+    pub files: Vec<GivenFile>,
+}
+
+/// A file of our making in the container, `/etc/hosts` say: readable by all, root's, and not part of its layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GivenFile {
+    /// In the container.
+    pub path: String,
+    pub content: String,
 }
 
 #[derive(Debug, Error, PartialEq)]
@@ -98,12 +116,8 @@ impl MachinePlan {
 }
 
 /// Plans a sandbox with one container.
-pub fn plan(
-    id: SandboxId,
-    mut spec: Spec,
-    writable: Writable,
-    settings: &Settings,
-) -> Result<Plan, PlanError> {
+pub fn plan(id: SandboxId, bundle: Bundle, settings: &Settings) -> Result<Plan, PlanError> {
+    let Bundle { mut spec, writable, files } = bundle;
     if spec.process().is_none() {
         return Err(PlanError::NoProcess);
     }
@@ -116,7 +130,7 @@ pub fn plan(
         command_line: command_line(settings),
         has_shares: !shares.is_empty(),
     };
-    Ok(Plan { container: ContainerPlan { id: id.clone(), spec, writable, shares }, id, machine })
+    Ok(Plan { container: ContainerPlan { id: id.clone(), spec, writable, shares, files }, id, machine })
 }
 
 /// A limit holds inside the guest; the guest is as much larger as its kernel and agent need.
@@ -172,7 +186,8 @@ mod tests {
 
     fn planned_spec(spec: Value) -> Result<MachinePlan, PlanError> {
         let spec = serde_json::from_value(spec).unwrap();
-        plan("x".parse().unwrap(), spec, Writable::Nothing, &SETTINGS).map(|plan| plan.machine)
+        let bundle = Bundle { spec, writable: Writable::Nothing, files: Vec::new() };
+        plan("x".parse().unwrap(), bundle, &SETTINGS).map(|plan| plan.machine)
     }
 
     fn memory(limit: i64) -> Value {

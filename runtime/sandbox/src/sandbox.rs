@@ -3,15 +3,15 @@
 use std::{fs::File, future::Future, io, time::Duration};
 
 use securectr_protocol::agent::{
-    CreateRequest, Empty, ProcessId, Rootfs,
+    self, CreateRequest, Empty, ProcessId, Rootfs,
     rootfs::{Lower, Upper},
 };
 use thiserror::Error;
 use tokio::time::timeout;
 
 use crate::{
-    AgentError, BootError, ContainerPlan, End, Host, MachinePlan, SandboxId, Streams, StreamsWanted,
-    Writable,
+    AgentError, BootError, ContainerPlan, End, GivenFile, Host, MachinePlan, SandboxId, Streams,
+    StreamsWanted, Writable,
     boot::{self, Booted},
     shares::{self, ShareError},
     stdio,
@@ -98,6 +98,7 @@ impl Sandbox {
             spec_json: serde_json::to_vec(&container.spec).map_err(SandboxError::Describe)?,
             rootfs: Some(rootfs).into(),
             stdio: Some(names).into(),
+            files: container.files.iter().map(file).collect(),
             ..Default::default()
         };
         self.ask(CREATE, self.booted.agent.create(&request)).await?;
@@ -191,6 +192,11 @@ pub struct Disks {
     pub image: Option<File>,
     /// An empty ext4 file system, for [`Writable::Disk`].
     pub writable: Option<File>,
+}
+
+fn file(given: &GivenFile) -> agent::File {
+    let content = given.content.clone().into_bytes();
+    agent::File { path: given.path.clone(), content, ..Default::default() }
 }
 
 /// The init of a container.

@@ -3,6 +3,7 @@
 use std::{
     fs,
     os::unix::fs::symlink,
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -20,11 +21,52 @@ fn assert_told(finished: &Finished, code: i32, cause: &str) {
     assert!(finished.err().contains(cause), "no {cause:?} in {finished:?}");
 }
 
+/// A file system of its own, unmounted at the end.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(size: &str) -> Result<Self> {
+        let place = tempfile::tempdir()?;
+        let options = format!("size={size}");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(place.path())
+            .status()?;
+        anyhow::ensure!(mounted.success(), "mount: {mounted}");
+        Ok(Self(place))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.path()).status();
+    }
+}
+
 fn soon(finish: impl FnOnce() -> Result<Finished>) -> Result<Finished> {
     let begin = Instant::now();
     let finished = finish()?;
     assert!(begin.elapsed() < SOON, "{:?}: {finished:?}", begin.elapsed());
     Ok(finished)
+}
+
+/// A cpio archive whose `/init` is a script (Documentation/driver-api/early-userspace/buffer-format.rst).
+fn archive_with_init(script: &str) -> Vec<u8> {
+    let mut archive = Vec::new();
+    for (name, mode, content) in [("init", 0o100_755, script), ("TRAILER!!!", 0, "")] {
+        let [inode, links] = [1, 1];
+        let fields = [inode, mode, 0, 0, links, 0, content.len(), 0, 0, 0, 0, name.len() + 1, 0];
+        let header: String = fields.iter().map(|field| format!("{field:08X}")).collect();
+        for part in [format!("070701{header}{name}\0"), content.to_owned()] {
+            archive.extend(part.into_bytes());
+            archive.resize(archive.len().next_multiple_of(4), 0);
+        }
+    }
+    archive
 }
 
 /// An installation like ours but for its guest image.
@@ -49,6 +91,40 @@ fn a_kernel_that_panics_is_told_in_its_own_words() -> Result<()> {
     let (_prefix, mut command) = with_initramfs(b"this is no cpio archive")?;
     let finished = soon(|| Started::spawn(&mut command)?.finish(b""))?;
     assert_told(&finished, 125, "the guest kernel panicked: ");
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_dies_is_told_as_the_panic_that_it_is() -> Result<()> {
+    let (_prefix, mut command) = with_initramfs(&archive_with_init("#!/no/such/interpreter\n"))?;
+    let finished = soon(|| Started::spawn(&mut command)?.finish(b""))?;
+    assert_told(&finished, 125, "the guest kernel panicked: ");
+    Ok(())
+}
+
+#[test]
+fn a_panic_under_a_running_container_is_told() -> Result<()> {
+    let mut command = securectr();
+    command.args(["run", "--memory", "64m", "--cap-add", "SYS_ADMIN"]).arg(image("busybox"));
+    let panics_without_memory =
+        "mkdir /mnt; mount -t proc proc /mnt; echo 2 >/mnt/sys/vm/panic_on_oom; echo up; tail /dev/zero";
+    command.args(["sh", "-c", panics_without_memory]);
+    let mut started = Started::spawn(&mut command)?;
+    started.wait_for_output("up")?;
+    let finished = soon(|| started.finish(b""))?;
+    assert_told(&finished, 125, "the guest kernel panicked: ");
+    Ok(())
+}
+
+#[test]
+fn a_disk_that_fills_up_under_a_container_is_told() -> Result<()> {
+    let disk = SmallDisk::mount("64m")?;
+    let mut command = Command::new(program("securectr"));
+    command.arg("--store").arg(disk.path()).arg("run").arg(image("busybox"));
+    command.args(["sh", "-c", "dd if=/dev/zero of=/big bs=1M count=200 conv=fsync"]);
+    let finished = Started::spawn(&mut command)?.finish(b"")?;
+    assert_ne!(finished.code, 0, "{finished:?}");
+    assert!(finished.err().contains("the disk of this machine is full"), "{finished:?}");
     Ok(())
 }
 
@@ -91,16 +167,12 @@ fn a_killed_vmm_ends_the_container_with_137() -> Result<()> {
 
 #[test]
 fn a_full_disk_is_told_and_leaves_nothing() -> Result<()> {
-    let store = tempfile::tempdir()?;
-    let path = store.path().to_str().context("path")?;
-    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs", path]).status()?;
-    assert!(mount.success());
+    let disk = SmallDisk::mount("256k")?;
     let mut command = Command::new(program("securectr"));
-    command.args(["--store", path, "run"]).arg(image("busybox")).arg("true");
-    let finished = soon(|| Started::spawn(&mut command)?.finish(b""));
-    let left = Command::new("find").args([path, "-type", "f", "-size", "+0"]).output()?;
-    Command::new("umount").arg(path).status()?;
-    assert_told(&finished?, 125, "No space left on device");
+    command.arg("--store").arg(disk.path()).arg("run").arg(image("busybox")).arg("true");
+    let finished = soon(|| Started::spawn(&mut command)?.finish(b""))?;
+    assert_told(&finished, 125, "No space left on device");
+    let left = Command::new("find").arg(disk.path()).args(["-type", "f", "-size", "+0"]).output()?;
     assert_eq!(String::from_utf8(left.stdout)?, "");
     Ok(())
 }

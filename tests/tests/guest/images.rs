@@ -1,14 +1,14 @@
 //! Images from strangers: refused or contained, and told by name.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::Result;
-use securectr_tests::{Finished, Started, checkout, program};
+use securectr_tests::{Finished, Started, checkout, image, program};
 
 /// Runs `true` in an image, with a store that has seen no other.
 fn run_from(reference: &str) -> Result<Finished> {
     let store = tempfile::tempdir()?;
-    let mut command = std::process::Command::new(program("securectr"));
+    let mut command = Command::new(program("securectr"));
     command.arg("--store").arg(store.path()).args(["run", reference, "true"]);
     let finished = Started::spawn(&mut command)?.finish(b"")?;
     assert!(nothing_half_written(store.path())?, "{finished:?}");
@@ -17,8 +17,7 @@ fn run_from(reference: &str) -> Result<Finished> {
 
 /// No image is in the store; what is there is empty bookkeeping.
 fn nothing_half_written(store: &Path) -> Result<bool> {
-    let listed =
-        std::process::Command::new("find").arg(store).args(["-type", "f", "-size", "+0"]).output()?;
+    let listed = Command::new("find").arg(store).args(["-type", "f", "-size", "+0"]).output()?;
     Ok(listed.stdout.is_empty())
 }
 
@@ -65,5 +64,24 @@ fn a_reference_of_no_known_form_is_answered_with_the_forms() -> Result<()> {
     let refused = run_from("alpine")?;
     assert_eq!(refused.code, 125, "{refused:?}");
     assert!(refused.err().contains("oci-archive:FILE"), "{refused:?}");
+    Ok(())
+}
+
+#[test]
+fn a_damaged_image_in_the_store_is_made_again() -> Result<()> {
+    let store = tempfile::tempdir()?;
+    let run = || -> Result<Finished> {
+        let mut command = Command::new(program("securectr"));
+        command.arg("--store").arg(store.path()).arg("run").arg(image("busybox")).args(["echo", "whole"]);
+        Started::spawn(&mut command)?.finish(b"")
+    };
+    assert_eq!(run()?.out(), "whole\n");
+    let stored = Command::new("find").arg(store.path()).args(["-name", "rootfs.erofs"]).output()?;
+    let path = String::from_utf8(stored.stdout)?;
+    let file = fs::File::options().write(true).open(path.trim())?;
+    let length = file.metadata()?.len();
+    file.set_len(length / 2)?;
+    assert_eq!(run()?.out(), "whole\n");
+    assert_eq!(fs::metadata(path.trim())?.len(), length);
     Ok(())
 }

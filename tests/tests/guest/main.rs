@@ -2,6 +2,7 @@
 
 mod failures;
 mod images;
+mod install;
 mod limits;
 mod run;
 mod shares;

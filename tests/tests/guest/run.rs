@@ -160,3 +160,14 @@ fn nat_by_nftables_works_in_a_container() -> Result<()> {
     assert!(finished.out().contains("masquerade"), "{finished:?}");
     Ok(())
 }
+
+#[test]
+fn a_container_knows_its_own_name() -> Result<()> {
+    let words =
+        ["sh", "-c", "cat /etc/hostname; ping -c1 -W5 lighthouse >/dev/null && grep -c localhost /etc/hosts"];
+    let known = run_in(&["--hostname", "lighthouse"], words)?;
+    assert_eq!(known.out(), "lighthouse\n2\n", "{known:?}");
+    let read_only = run_in(&["--read-only"], ["sh", "-c", "echo x >>/etc/hosts"])?;
+    assert!(read_only.code != 0 && read_only.err().contains("Read-only"), "{read_only:?}");
+    Ok(())
+}

@@ -360,7 +360,8 @@ fn a_source_that_is_not_there_is_named() -> Result<()> {
 /// The file server of a running container.
 fn server_of(name: &str) -> Result<i64> {
     let state = fs::read(Path::new("/run/securectr").join(name).join("state.json"))?;
-    serde_json::from_slice::<serde_json::Value>(&state)?["files_pid"].as_i64().context("files_pid")
+    let state: serde_json::Value = serde_json::from_slice(&state)?;
+    state.get("files_pid").and_then(serde_json::Value::as_i64).context("files_pid")
 }
 
 #[test]
