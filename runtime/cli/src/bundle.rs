@@ -4,7 +4,7 @@ use std::{collections::HashMap, env, ffi::OsString};
 
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, Mount, Process, Spec, User as SpecUser};
 use securectr_image::{ImageConfig, User};
-use securectr_sandbox::{Bundle, GivenFile, SandboxId, Writable};
+use securectr_sandbox::{Bundle, GivenFile, RootSource, SandboxId, Writable};
 use thiserror::Error;
 
 use crate::{
@@ -47,14 +47,19 @@ pub(crate) struct Source<'a> {
     pub command: &'a [OsString],
     pub image: &'a ImageConfig,
     pub user: &'a User,
+    pub root: RootSource,
 }
 
 /// Writes the bundle.
 pub(crate) fn bundle(source: &Source<'_>) -> Result<Bundle, BundleError> {
     let hostname = hostname(source)?;
     let files = names(&hostname);
-    let writable = if source.run.read_only { Writable::Nothing } else { Writable::Disk };
-    Ok(Bundle { spec: spec(source, hostname)?, writable, files })
+    let writable = match source.run {
+        run if run.read_only => Writable::Nothing,
+        run if run.in_place => Writable::InPlace,
+        _ => Writable::Disk,
+    };
+    Ok(Bundle { spec: spec(source, hostname)?, root: source.root.clone(), writable, files })
 }
 
 /// The names that a container without a network knows: its own.
@@ -205,7 +210,14 @@ mod tests {
         let argv = ["securectr", "run"].iter().chain(options);
         let Command::Run(run) = Args::try_parse_from(argv).unwrap().command else { panic!() };
         let command = run.words.get(1..).unwrap_or_default();
-        let source = Source { id: &"some_name".parse().unwrap(), run: &run, command, image, user };
+        let source = Source {
+            id: &"some_name".parse().unwrap(),
+            run: &run,
+            command,
+            image,
+            user,
+            root: RootSource::Image,
+        };
         bundle(&source).map(|bundle| bundle.spec)
     }
 

@@ -1,12 +1,12 @@
 //! `securectr run`: a container from its image to its exit code.
 
-use std::path::Path;
+use std::{ffi::OsString, fs::File, path::Path};
 
 use anyhow::{Context, Result, bail};
-use securectr_image::{Image, Reference, Store};
+use securectr_image::{Image, ImageConfig, Reference, Store, User};
 use securectr_sandbox::{
-    Disks, End, ExitStatus, Host, Installation, LaunchFailure, OomKilled, Plan, Sandbox, SandboxError,
-    SandboxId, Settings, StateRoot, StreamsWanted, Writable, plan, writable_disk,
+    Disks, End, ExitStatus, Host, Installation, LaunchFailure, OomKilled, Plan, RootSource, Sandbox,
+    SandboxError, SandboxId, Settings, StateRoot, StreamsWanted, Writable, plan, writable_disk,
 };
 use tokio::sync::mpsc;
 
@@ -42,11 +42,10 @@ pub(crate) fn run(run: &Run, global: &Global, report: &Report) -> Result<u8> {
     if let Some(kernel) = &run.kernel {
         installation.kernel = kernel.clone();
     }
-    let (image, command) = image(run, global)?;
+    let Root { source, image, config, user, command } = root(run, global)?;
     timeline.stamp("image");
     let id = run.name.clone().map_or_else(SandboxId::random, Ok).context("make a name")?;
-    let user = image.resolve_user(run.user.as_deref().unwrap_or(&image.config.user))?;
-    let source = Source { id: &id, run, command, image: &image.config, user: &user };
+    let source = Source { id: &id, run, command, image: &config, user: &user, root: source };
     let plan = plan(id.clone(), bundle::bundle(&source)?, &settings(global))?;
     timeline.stamp("plan");
     if run.dry_run {
@@ -59,9 +58,9 @@ pub(crate) fn run(run: &Run, global: &Global, report: &Report) -> Result<u8> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
     let writable = match plan.container.writable {
         Writable::Disk => Some(writable_disk(&paths::store(global)?.join("writable"))?),
-        Writable::Memory { .. } | Writable::Nothing => None,
+        Writable::Memory { .. } | Writable::Nothing | Writable::InPlace => None,
     };
-    let disks = Disks { image: Some(image.rootfs), writable };
+    let disks = Disks { image, writable };
     timeline.stamp("disks");
     let code = runtime.block_on(session.run(&host, disks));
     // The thread that reads our standard input may wait for ever.
@@ -83,8 +82,34 @@ fn killed_by(error: &anyhow::Error) -> Option<i32> {
     }
 }
 
+/// What a container is made from.
+struct Root<'a> {
+    source: RootSource,
+    image: Option<File>,
+    config: ImageConfig,
+    user: User,
+    /// The words behind the image.
+    command: &'a [OsString],
+}
+
+fn root<'a>(run: &'a Run, global: &Global) -> Result<Root<'a>> {
+    if let (Some(directory), true) = (&run.rootfs, run.in_place) {
+        let failed = || format!("cannot use the directory {} as a container's root", directory.display());
+        return Ok(Root {
+            source: RootSource::Directory(directory.canonicalize().with_context(failed)?),
+            image: None,
+            config: ImageConfig::default(),
+            user: User::by_number(run.user.as_deref().unwrap_or_default())?,
+            command: &run.words,
+        });
+    }
+    let (image, command) = image(run, global)?;
+    let user = image.resolve_user(run.user.as_deref().unwrap_or(&image.config.user))?;
+    Ok(Root { source: RootSource::Image, image: Some(image.rootfs), config: image.config, user, command })
+}
+
 /// Opens the image, and tells it from the command behind it.
-fn image<'a>(run: &'a Run, global: &Global) -> Result<(Image, &'a [std::ffi::OsString])> {
+fn image<'a>(run: &'a Run, global: &Global) -> Result<(Image, &'a [OsString])> {
     let store = Store::open(&paths::store(global)?)?;
     let bar = Bar::new();
     let mut progress = |step| bar.show(step);

@@ -30,7 +30,9 @@ pub use end::End;
 pub use files::{FilesEnd, FilesError};
 pub use id::{IdError, SandboxId};
 pub use installation::{Installation, InstallationError};
-pub use plan::{Bundle, ContainerPlan, GivenFile, MachinePlan, Plan, PlanError, Settings, Writable, plan};
+pub use plan::{
+    Bundle, ContainerPlan, GivenFile, MachinePlan, Plan, PlanError, RootSource, Settings, Writable, plan,
+};
 pub use sandbox::{Disks, ExitStatus, LaunchFailure, OomKilled, Sandbox, SandboxError};
 pub use shares::{Share, ShareError};
 pub use state::{StateError, StateRoot};

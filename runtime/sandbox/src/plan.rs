@@ -1,5 +1,7 @@
 //! From a bundle and settings to what is to be done. Pure: nothing here opens, reads or asks.
 
+use std::path::PathBuf;
+
 use oci_spec::runtime::{LinuxCpu, Spec};
 use serde::Serialize;
 use thiserror::Error;
@@ -41,12 +43,25 @@ pub enum Writable {
     Memory { bytes: u64 },
     /// A private sparse disk.
     Disk,
+    /// The root itself, which is a directory of the host.
+    InPlace,
+}
+
+/// What a container's root is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RootSource {
+    /// The image on the sandbox's disk.
+    Image,
+    /// A directory of the host, a mount of containerd's snapshotters say; what is mounted in it is part of it. Absolute.
+    Directory(PathBuf),
 }
 
 /// What is asked for: a container as an OCI bundle describes it, and what a bundle has no words for.
 #[derive(Clone, Debug)]
 pub struct Bundle {
+    /// Its `root.path` is ignored.
     pub spec: Spec,
+    pub root: RootSource,
     pub writable: Writable,
     pub files: Vec<GivenFile>,
 }
@@ -75,6 +90,8 @@ pub struct ContainerPlan {
     pub id: SandboxId,
     /// With bind mounts as the guest is to make them.
     pub spec: Spec,
+    /// The name of the share that is its root; none when that is the image.
+    pub root_share: Option<String>,
     pub writable: Writable,
     pub shares: Vec<Share>,
     /// Laid over what the image has.
@@ -93,6 +110,8 @@ pub struct GivenFile {
 pub enum PlanError {
     #[error("the bundle has no process to run")]
     NoProcess,
+    #[error("an image cannot be written in place")]
+    ImageInPlace,
     #[error("a memory limit of {asked} bytes is too small: the least is {LEAST_MEMORY} bytes (6 MiB)")]
     MemoryTooSmall { asked: u64 },
     #[error("a memory limit of {asked} bytes is too large: the most is {MOST_MEMORY} bytes (1 TiB)")]
@@ -117,11 +136,16 @@ impl MachinePlan {
 
 /// Plans a sandbox with one container.
 pub fn plan(id: SandboxId, bundle: Bundle, settings: &Settings) -> Result<Plan, PlanError> {
-    let Bundle { mut spec, writable, files } = bundle;
+    let Bundle { mut spec, root, writable, files } = bundle;
     if spec.process().is_none() {
         return Err(PlanError::NoProcess);
     }
-    let shares = shares::of_spec(&id, &mut spec);
+    if root == RootSource::Image && writable == Writable::InPlace {
+        return Err(PlanError::ImageInPlace);
+    }
+    let root_share = shares::of_root(&id, root, writable);
+    let root_name = root_share.as_ref().map(|share| share.name.clone());
+    let shares: Vec<_> = root_share.into_iter().chain(shares::of_spec(&id, &mut spec)).collect();
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let memory = resources.and_then(|all| all.memory().as_ref()).and_then(|memory| memory.limit());
     let machine = MachinePlan {
@@ -130,7 +154,8 @@ pub fn plan(id: SandboxId, bundle: Bundle, settings: &Settings) -> Result<Plan, 
         command_line: command_line(settings),
         has_shares: !shares.is_empty(),
     };
-    Ok(Plan { container: ContainerPlan { id: id.clone(), spec, writable, shares, files }, id, machine })
+    let container = ContainerPlan { id: id.clone(), spec, root_share: root_name, writable, shares, files };
+    Ok(Plan { id, machine, container })
 }
 
 /// A limit holds inside the guest; the guest is as much larger as its kernel and agent need.
@@ -185,9 +210,18 @@ mod tests {
     }
 
     fn planned_spec(spec: Value) -> Result<MachinePlan, PlanError> {
-        let spec = serde_json::from_value(spec).unwrap();
-        let bundle = Bundle { spec, writable: Writable::Nothing, files: Vec::new() };
-        plan("x".parse().unwrap(), bundle, &SETTINGS).map(|plan| plan.machine)
+        planned_root(spec, RootSource::Image, Writable::Nothing).map(|plan| plan.machine)
+    }
+
+    fn planned_root(spec: Value, root: RootSource, writable: Writable) -> Result<Plan, PlanError> {
+        let bundle =
+            Bundle { spec: serde_json::from_value(spec).unwrap(), root, writable, files: Vec::new() };
+        plan("x".parse().unwrap(), bundle, &SETTINGS)
+    }
+
+    fn with_a_process() -> Value {
+        let process = json!({"cwd": "/", "args": ["true"], "user": {"uid": 0, "gid": 0}});
+        json!({"ociVersion": "1.2.0", "process": process})
     }
 
     fn memory(limit: i64) -> Value {
@@ -232,6 +266,24 @@ mod tests {
     fn an_absurd_quota_is_refused() {
         assert_eq!(planned(cpu(1, 0)), Err(PlanError::CpuQuota { quota: 1, period: 0 }));
         assert_eq!(planned(cpu(6_500_000, 100_000)), Err(PlanError::TooManyCpus { asked: 65 }));
+    }
+
+    #[test]
+    fn a_directory_as_a_root_is_a_share_that_is_writable_only_in_place() {
+        for (writable, read_only) in
+            [(Writable::InPlace, false), (Writable::Nothing, true), (Writable::Disk, true)]
+        {
+            let plan =
+                planned_root(with_a_process(), RootSource::Directory("/srv/root".into()), writable).unwrap();
+            let share = Share { name: "x-root".into(), source: "/srv/root".into(), read_only };
+            assert!(plan.machine.has_shares);
+            assert_eq!(
+                (plan.container.root_share.as_deref(), plan.container.shares),
+                (Some("x-root"), vec![share])
+            );
+        }
+        let image = planned_root(with_a_process(), RootSource::Image, Writable::InPlace);
+        assert_eq!(image.unwrap_err(), PlanError::ImageInPlace);
     }
 
     #[test]

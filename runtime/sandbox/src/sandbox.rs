@@ -13,7 +13,7 @@ use crate::{
     AgentError, BootError, ContainerPlan, End, GivenFile, Host, MachinePlan, SandboxId, Streams,
     StreamsWanted, Writable,
     boot::{self, Booted},
-    shares::{self, ShareError},
+    shares::{self, Share, ShareError},
     stdio,
 };
 
@@ -21,8 +21,8 @@ use crate::{
 const CAUSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The names of disks in the guest, in the order in which they are given to the VMM.
-const IMAGE_DEVICE: &str = "vda";
-const WRITABLE_DEVICE: &str = "vdb";
+const FIRST_DEVICE: &str = "vda";
+const SECOND_DEVICE: &str = "vdb";
 
 #[derive(Debug, Error)]
 pub enum SandboxError {
@@ -56,6 +56,7 @@ pub struct LaunchFailure {
 /// A machine with a ready agent.
 pub struct Sandbox {
     booted: Booted,
+    writable_device: &'static str,
 }
 
 impl Sandbox {
@@ -66,10 +67,11 @@ impl Sandbox {
         host: &Host,
         disks: Disks,
     ) -> Result<Self, BootError> {
+        let writable_device = if disks.image.is_some() { SECOND_DEVICE } else { FIRST_DEVICE };
         let image = disks.image.map(|file| (file, true));
         let writable = disks.writable.map(|file| (file, false));
         let disks = image.into_iter().chain(writable).collect();
-        Ok(Self { booted: boot::boot(id, machine, host, disks).await? })
+        Ok(Self { booted: boot::boot(id, machine, host, disks).await?, writable_device })
     }
 
     /// Makes a container, which waits for [`Sandbox::start`], and connects the streams of its process.
@@ -78,9 +80,36 @@ impl Sandbox {
         container: &ContainerPlan,
         wanted: StreamsWanted,
     ) -> Result<Streams, SandboxError> {
-        for share in &container.shares {
-            shares::add(self.booted.files.as_ref(), share).await?;
+        self.add_shares(&container.shares).await?;
+        let created = self.create_on_shares(container, wanted).await;
+        if created.is_err() {
+            self.remove_shares(&container.shares).await;
         }
+        created
+    }
+
+    /// All of them or none.
+    async fn add_shares(&self, all: &[Share]) -> Result<(), ShareError> {
+        for (done, share) in all.iter().enumerate() {
+            if let Err(error) = shares::add(self.booted.files.as_ref(), share).await {
+                self.remove_shares(all.get(..done).unwrap_or_default()).await;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove_shares(&self, all: &[Share]) {
+        for share in all {
+            shares::remove(self.booted.files.as_ref(), share).await;
+        }
+    }
+
+    async fn create_on_shares(
+        &self,
+        container: &ContainerPlan,
+        wanted: StreamsWanted,
+    ) -> Result<Streams, SandboxError> {
         let connected = tokio::select! {
             connected = stdio::connect(&self.booted.vsock, wanted) => connected,
             end = self.booted.vmm.ended() => return Err(SandboxError::Ended { operation: CREATE, end }),
@@ -89,9 +118,11 @@ impl Sandbox {
         let upper = match container.writable {
             Writable::Nothing => Upper::None(Empty::default()),
             Writable::Memory { bytes } => Upper::TmpfsBytes(bytes),
-            Writable::Disk => Upper::Ext4Device(WRITABLE_DEVICE.to_owned()),
+            Writable::Disk => Upper::Ext4Device(self.writable_device.to_owned()),
+            Writable::InPlace => Upper::InPlace(Empty::default()),
         };
-        let lower = Some(Lower::ImageDevice(IMAGE_DEVICE.to_owned()));
+        let image = || Lower::ImageDevice(FIRST_DEVICE.to_owned());
+        let lower = Some(container.root_share.clone().map_or_else(image, Lower::Share));
         let rootfs = Rootfs { lower, upper: Some(upper), ..Default::default() };
         let request = CreateRequest {
             container_id: container.id.to_string(),
@@ -146,9 +177,7 @@ impl Sandbox {
     /// Removes an ended container from the guest.
     pub async fn delete(&self, container: &ContainerPlan) -> Result<(), SandboxError> {
         self.ask("delete the container", self.booted.agent.delete(process_of(container))).await?;
-        for share in &container.shares {
-            shares::remove(self.booted.files.as_ref(), share).await;
-        }
+        self.remove_shares(&container.shares).await;
         Ok(())
     }
 

@@ -19,7 +19,9 @@ use securectr_protocol::SHARED;
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::{SandboxId, end::ProcessExit, files::FileServer, sys::Launched, vmm::exit_of};
+use crate::{
+    RootSource, SandboxId, Writable, end::ProcessExit, files::FileServer, sys::Launched, vmm::exit_of,
+};
 use sys::{Mount as ShareMount, Namespaces};
 
 /// A directory or a file of the host.
@@ -47,6 +49,12 @@ impl Share {
     pub fn guest_path(&self) -> PathBuf {
         Path::new(SHARED).join(&self.name)
     }
+}
+
+/// A container's root, where that is not the image.
+pub(crate) fn of_root(id: &SandboxId, root: RootSource, writable: Writable) -> Option<Share> {
+    let RootSource::Directory(source) = root else { return None };
+    Some(Share { name: format!("{id}-root"), source, read_only: writable != Writable::InPlace })
 }
 
 /// Takes the bind mounts of a container's spec for shares, and gives them the sources that they have in the guest.

@@ -2,6 +2,7 @@
 
 mod failures;
 mod images;
+mod in_place;
 mod install;
 mod limits;
 mod run;

@@ -50,7 +50,10 @@ impl Namespaces<'_> {
         restrict(tree, mount.read_only)?;
         let is_directory = is_directory(tree)?;
         self.enter(libc::CLONE_NEWNS)?;
-        attach_at(tree, make_place(mount.target, is_directory)?)
+        let place = make_place(mount.target, is_directory)?;
+        attach_at(tree, place).inspect_err(|_| {
+            let _ = remove_place(mount.target);
+        })
     }
 
     fn detach(&self, target: &CStr) -> Result<(), c_int> {
@@ -60,12 +63,7 @@ impl Namespaces<'_> {
         self.enter(libc::CLONE_NEWNS)?;
         // SAFETY: the string ends in NUL.
         check(unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) })?;
-        // SAFETY: the string ends in NUL.
-        if unsafe { libc::rmdir(target.as_ptr()) } == 0 {
-            return Ok(());
-        }
-        // SAFETY: the string ends in NUL.
-        check(unsafe { libc::unlink(target.as_ptr()) })
+        remove_place(target)
     }
 
     fn enter(&self, kind: c_int) -> Result<(), c_int> {
@@ -116,6 +114,15 @@ fn make_place(target: &CStr, directory: bool) -> Result<c_int, c_int> {
     }
     // SAFETY: the string ends in NUL.
     fd(unsafe { libc::open(target.as_ptr(), libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC) }.into())
+}
+
+fn remove_place(target: &CStr) -> Result<(), c_int> {
+    // SAFETY: the string ends in NUL.
+    if unsafe { libc::rmdir(target.as_ptr()) } == 0 {
+        return Ok(());
+    }
+    // SAFETY: the string ends in NUL.
+    check(unsafe { libc::unlink(target.as_ptr()) })
 }
 
 fn attach_at(tree: c_int, place: c_int) -> Result<(), c_int> {
