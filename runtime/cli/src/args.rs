@@ -110,7 +110,8 @@ pub(crate) struct Run {
     /// Use a directory in place of an image
     #[arg(long, value_name = "DIR")]
     pub rootfs: Option<PathBuf>,
-    /// Share the directory of --rootfs instead of copying it: what the container writes is written there. Users by number only
+    /// Share the directory of --rootfs instead of copying it: what the container writes is written there. Meanwhile nobody else
+    /// may change it. Users by number only
     #[arg(long, requires = "rootfs")]
     pub in_place: bool,
     /// Print what would be done, as JSON, and do nothing

@@ -51,10 +51,6 @@ pub(crate) mod opcode {
 const REQUEST_HEADER_LEN: usize = 40;
 const REPLY_HEADER_LEN: usize = 16;
 
-/// How long the guest may take names and attributes for true without asking. A second: a change on the host is seen within it,
-/// and a tree that is walked again and again is not asked for at every step.
-const TIMEOUT: Duration = Duration::from_secs(1);
-
 /// A request whose length is what it says.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Request<'a> {
@@ -205,21 +201,30 @@ impl Reply {
     }
 
     /// `struct fuse_entry_out`
-    pub(crate) fn entry(&mut self, node: u64, ino: u64, attributes: &Statx) {
+    pub(crate) fn entry(&mut self, node: u64, ino: u64, attributes: &Statx, memory: Duration) {
         self.u64(node);
         // A number never comes to mean another inode.
         self.u64(0);
-        self.u64(TIMEOUT.as_secs());
-        self.u64(TIMEOUT.as_secs());
-        self.u32(TIMEOUT.subsec_nanos());
-        self.u32(TIMEOUT.subsec_nanos());
+        self.u64(memory.as_secs());
+        self.u64(memory.as_secs());
+        self.u32(memory.subsec_nanos());
+        self.u32(memory.subsec_nanos());
         self.attributes(ino, attributes);
     }
 
+    /// The same for a name that is not there, which the guest may remember, too.
+    pub(crate) fn no_entry(&mut self, memory: Duration) {
+        self.zeroes(2 * 8);
+        self.u64(memory.as_secs());
+        self.u64(0);
+        self.u32(memory.subsec_nanos());
+        self.zeroes(ENTRY_LEN - (4 * 8 + 4));
+    }
+
     /// `struct fuse_attr_out`
-    pub(crate) fn attributes_alone(&mut self, ino: u64, attributes: &Statx) {
-        self.u64(TIMEOUT.as_secs());
-        self.u32(TIMEOUT.subsec_nanos());
+    pub(crate) fn attributes_alone(&mut self, ino: u64, attributes: &Statx, memory: Duration) {
+        self.u64(memory.as_secs());
+        self.u32(memory.subsec_nanos());
         self.u32(0);
         self.attributes(ino, attributes);
     }

@@ -2,10 +2,11 @@
 //! its place to another file meanwhile.
 
 use std::{
-    collections::BTreeMap,
-    ffi::CStr,
+    collections::{BTreeMap, BTreeSet},
+    ffi::{CStr, CString},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use rustix::{
@@ -13,11 +14,24 @@ use rustix::{
     io::Errno,
 };
 
+use crate::fuse::Reply;
+
 /// FUSE_ROOT_ID: the directory of the shares. It is the host's: the guest may look and not touch.
 pub(crate) const ROOT: u64 = 1;
 
-/// Names of the shares are told apart by it from the names in them.
-pub(crate) type Share = Arc<CStr>;
+/// How long the guest may take names and attributes for true without asking. A second: a change on the host is seen within it,
+/// and a tree that is walked again and again is not asked for at every step.
+const MEMORY: Duration = Duration::from_secs(1);
+/// The same where nobody but the guest changes anything: as good as for ever.
+const EXCLUSIVE_MEMORY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What all inodes of a share have in common.
+#[derive(Debug)]
+struct Share {
+    name: CString,
+    /// Nobody but the guest changes it.
+    is_exclusive: bool,
+}
 
 #[derive(Debug)]
 pub(crate) struct Inode {
@@ -27,7 +41,7 @@ pub(crate) struct Inode {
     /// What makes the numbers of different file systems different; see [`Inode::ino`].
     device: u64,
     /// None for the root.
-    share: Option<Share>,
+    share: Option<Arc<Share>>,
 }
 
 /// Which file it is: the same file under two mounts is two, since one of them may be read-only.
@@ -46,6 +60,7 @@ struct Table {
     devices: Vec<(u32, u32)>,
     next: u64,
     root: Arc<Inode>,
+    exclusive: BTreeSet<CString>,
 }
 
 struct Known {
@@ -59,6 +74,13 @@ pub(crate) struct Found {
     pub node: u64,
     pub inode: Arc<Inode>,
     pub attributes: Statx,
+}
+
+impl Found {
+    pub(crate) fn tell(&self, reply: &mut Reply) {
+        let ino = self.inode.ino(self.attributes.stx_ino);
+        reply.entry(self.node, ino, &self.attributes, self.inode.memory());
+    }
 }
 
 impl Inode {
@@ -110,6 +132,7 @@ impl Inodes {
             devices: Vec::new(),
             next: ROOT + 1,
             root,
+            exclusive: BTreeSet::new(),
         };
         table.begin();
         Ok(Self(Mutex::new(table)))
@@ -128,7 +151,12 @@ impl Inodes {
     pub(crate) fn look_up(&self, parent: &Inode, name: &CStr) -> Result<Found, Errno> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(parent, name, flags, Mode::empty())?;
-        self.tell_of(file, parent.share.clone().unwrap_or_else(|| Arc::from(name)))
+        self.tell_of(file, parent.share.clone().unwrap_or_else(|| self.share(name)))
+    }
+
+    fn share(&self, name: &CStr) -> Arc<Share> {
+        let is_exclusive = self.lock().exclusive.contains(name);
+        Arc::new(Share { name: name.to_owned(), is_exclusive })
     }
 
     /// Tells the guest of a file in a directory that was opened in some other way.
@@ -138,7 +166,7 @@ impl Inodes {
         self.tell_of(openat(CWD, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?, share)
     }
 
-    fn tell_of(&self, file: OwnedFd, share: Share) -> Result<Found, Errno> {
+    fn tell_of(&self, file: OwnedFd, share: Arc<Share>) -> Result<Found, Errno> {
         let attributes = attributes(&file)?;
         let kind = FileType::from_raw_mode(attributes.stx_mode.into());
         let key = key_of(&attributes);
@@ -163,9 +191,15 @@ impl Inodes {
         drop(forgotten);
     }
 
+    /// A share to come is changed by the guest alone.
+    pub(crate) fn trust(&self, share: CString) {
+        self.lock().exclusive.insert(share);
+    }
+
     /// Lets go of all that belongs to a share, whatever the guest may still want.
     pub(crate) fn release(&self, share: &CStr) {
         let mut table = self.lock();
+        table.exclusive.remove(share);
         let nodes: Vec<u64> = table
             .known
             .iter()
@@ -184,7 +218,17 @@ impl Inodes {
 
 impl Inode {
     pub(crate) fn belongs_to(&self, share: &CStr) -> bool {
-        self.share.as_deref() == Some(share)
+        self.share.as_ref().is_some_and(|own| own.name.as_c_str() == share)
+    }
+
+    /// Nobody but the guest changes it.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.share.as_ref().is_some_and(|share| share.is_exclusive)
+    }
+
+    /// How long the guest may rely on what it was told of it.
+    pub(crate) fn memory(&self) -> Duration {
+        if self.is_exclusive() { EXCLUSIVE_MEMORY } else { MEMORY }
     }
 }
 

@@ -35,11 +35,13 @@ pub enum Owners {
     One,
 }
 
-/// What a parent may ask of a running server.
+/// What a parent may ask of a running server. Each is answered by [`Event::Done`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    /// Let go of all files of a share, by its name; answered by [`Event::Released`].
+    /// A share of this name, which is mounted after the answer, is changed by the guest alone: it may remember what it knows.
+    Exclusive(String),
+    /// Let go of all files of a share, by its name.
     Release(String),
 }
 
@@ -49,7 +51,7 @@ pub enum Request {
 pub enum Event {
     /// The jail is shut. From now on the parent may mount shares, each on a directory or file of its own in the server's root.
     Ready,
-    Released,
+    Done,
     /// The server could not go on; the text is its chain of causes. The last event.
     Failed(String),
 }

@@ -17,7 +17,7 @@ mod server;
 
 use std::{error::Error, panic, process, process::ExitCode, sync::Arc, sync::Mutex, thread};
 
-use securectr_files::Event;
+use securectr_files::{Event, Request};
 
 use crate::{connection::Connection, control::Control, server::Server};
 
@@ -61,9 +61,12 @@ fn run(control: &mut Control) -> Result<(), Box<dyn Error>> {
     }
     filter.install()?;
     control.send(&Event::Ready)?;
-    while let Some(securectr_files::Request::Release(share)) = control.request()? {
-        server.release(&share);
-        control.send(&Event::Released)?;
+    while let Some(request) = control.request()? {
+        match request {
+            Request::Exclusive(share) => server.trust(&share),
+            Request::Release(share) => server.release(&share),
+        }
+        control.send(&Event::Done)?;
     }
     Ok(())
 }

@@ -133,10 +133,10 @@ impl FileServer {
         self.owners == Owners::One
     }
 
-    /// Has it let go of a share's files. A server that has ended holds none.
-    pub(crate) async fn release(&self, share: &str) {
+    /// Asks something of it and waits until it is done. A server that has ended has no more to do.
+    pub(crate) async fn ask(&self, request: Request) {
         let (done, is_done) = oneshot::channel();
-        if self.requests.send((Request::Release(share.to_owned()), done)).await.is_ok() {
+        if self.requests.send((request, done)).await.is_ok() {
             let _ = is_done.await;
         }
     }
@@ -210,7 +210,7 @@ impl Talk {
     fn hear(&mut self, event: Event) {
         match event {
             Event::Ready => drop(self.ready.send(true)),
-            Event::Released => drop(self.waiting.pop_front().map(|done| done.send(()))),
+            Event::Done => drop(self.waiting.pop_front().map(|done| done.send(()))),
             Event::Failed(text) => {
                 self.failure = Some(text.chars().filter(|c| !c.is_control()).take(200).collect());
             }

@@ -52,7 +52,8 @@ pub enum Writable {
 pub enum RootSource {
     /// The image on the sandbox's disk.
     Image,
-    /// A directory of the host, a mount of containerd's snapshotters say; what is mounted in it is part of it. Absolute.
+    /// A directory of the host, a mount of containerd's snapshotters say; what is mounted in it is part of it. Absolute. While
+    /// the container lives, nobody else changes anything in it.
     Directory(PathBuf),
 }
 
@@ -275,7 +276,8 @@ mod tests {
         {
             let plan =
                 planned_root(with_a_process(), RootSource::Directory("/srv/root".into()), writable).unwrap();
-            let share = Share { name: "x-root".into(), source: "/srv/root".into(), read_only };
+            let share =
+                Share { name: "x-root".into(), source: "/srv/root".into(), read_only, exclusive: true };
             assert!(plan.machine.has_shares);
             assert_eq!(
                 (plan.container.root_share.as_deref(), plan.container.shares),

@@ -15,6 +15,7 @@ use std::{
 };
 
 use oci_spec::runtime::{Mount, Spec};
+use securectr_files::Request;
 use securectr_protocol::SHARED;
 use serde::Serialize;
 use thiserror::Error;
@@ -32,6 +33,8 @@ pub struct Share {
     /// Absolute.
     pub source: PathBuf,
     pub read_only: bool,
+    /// Nobody but the guest changes it: then it need not look again and again whether somebody did.
+    pub exclusive: bool,
 }
 
 #[derive(Debug, Error)]
@@ -54,7 +57,8 @@ impl Share {
 /// A container's root, where that is not the image.
 pub(crate) fn of_root(id: &SandboxId, root: RootSource, writable: Writable) -> Option<Share> {
     let RootSource::Directory(source) = root else { return None };
-    Some(Share { name: format!("{id}-root"), source, read_only: writable != Writable::InPlace })
+    let read_only = writable != Writable::InPlace;
+    Some(Share { name: format!("{id}-root"), source, read_only, exclusive: true })
 }
 
 /// Takes the bind mounts of a container's spec for shares, and gives them the sources that they have in the guest.
@@ -63,7 +67,7 @@ pub(crate) fn of_spec(id: &SandboxId, spec: &mut Spec) -> Vec<Share> {
     for mount in spec.mounts_mut().iter_mut().flatten() {
         let Some(source) = mount.source().clone().filter(|_| is_bind(mount)) else { continue };
         let name = format!("{id}-{}", shares.len());
-        let share = Share { name, source, read_only: has_option(mount, &["ro", "rro"]) };
+        let share = Share { name, source, read_only: has_option(mount, &["ro", "rro"]), exclusive: false };
         mount.set_source(Some(share.guest_path()));
         shares.push(share);
     }
@@ -86,6 +90,9 @@ pub(crate) async fn add(server: Option<&FileServer>, share: &Share) -> Result<()
     let namespaces = namespaces(server).await.ok_or_else(|| ShareError::Ended(path()))?;
     let source = CString::new(share.source.as_os_str().as_bytes()).map_err(|error| failed(error.into()))?;
     let target = place_of(&share.name).map_err(failed)?;
+    if share.exclusive {
+        server.ask(Request::Exclusive(share.name.clone())).await;
+    }
     let mount = ShareMount { source: &source, target: &target, read_only: share.read_only };
     let child = sys::attach(&namespaces, &mount).map_err(failed)?;
     outcome(child).await.map_err(failed)
@@ -99,7 +106,7 @@ pub(crate) async fn remove(server: Option<&FileServer>, share: &Share) {
     if let Ok(child) = sys::detach(&namespaces, &target) {
         let _ = outcome(child).await;
     }
-    server.release(&share.name).await;
+    server.ask(Request::Release(share.name.clone())).await;
 }
 
 async fn namespaces(server: &FileServer) -> Option<Namespaces<'_>> {
@@ -148,6 +155,7 @@ mod tests {
             name: name.into(),
             source: source.into(),
             read_only,
+            exclusive: false,
         };
         assert_eq!(shares, [share("box-0", "/srv/a", true), share("box-1", "/srv/b", false)]);
         let sources: Vec<_> = mounts.iter().map(|mount| mount.source().clone().unwrap()).collect();

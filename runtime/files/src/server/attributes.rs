@@ -92,8 +92,12 @@ impl Change {
 impl Server {
     pub(super) fn look_up(&self, request: &Request<'_>, reply: &mut Reply) -> Outcome {
         let mut body = request.body;
-        let found = self.inodes.look_up(&*self.inodes.get(request.node)?, body.name()?)?;
-        reply.entry(found.node, found.inode.ino(found.attributes.stx_ino), &found.attributes);
+        let parent = self.inodes.get(request.node)?;
+        match self.inodes.look_up(&parent, body.name()?) {
+            Ok(found) => found.tell(reply),
+            Err(Errno::NOENT) if parent.is_exclusive() => reply.no_entry(parent.memory()),
+            Err(errno) => return Err(errno),
+        }
         Ok(())
     }
 
@@ -133,6 +137,6 @@ impl Server {
 
 fn tell_attributes(inode: &Inode, reply: &mut Reply) -> Outcome {
     let attributes = inode.attributes()?;
-    reply.attributes_alone(inode.ino(attributes.stx_ino), &attributes);
+    reply.attributes_alone(inode.ino(attributes.stx_ino), &attributes, inode.memory());
     Ok(())
 }

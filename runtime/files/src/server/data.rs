@@ -10,6 +10,7 @@ use crate::{
     fuse::{Reply, Request},
     handles::Handle,
     identity::Unprivileged,
+    inodes::Inode,
 };
 
 /// `FUSE_OPEN_KILL_SUIDGID`
@@ -18,6 +19,8 @@ pub(super) const KILL_SUIDGID: u32 = 1 << 0;
 const WRITE_CACHE: u32 = 1 << 0;
 /// `FUSE_WRITE_KILL_SUIDGID`
 const WRITE_KILL_SUIDGID: u32 = 1 << 2;
+/// `FOPEN_KEEP_CACHE`
+pub(super) const KEEP_CACHE: u32 = 1 << 1;
 /// `FOPEN_NOFLUSH`
 const OPENED_WITHOUT_FLUSH: u32 = 1 << 5;
 /// `FUSE_FSYNC_FDATASYNC`
@@ -33,9 +36,11 @@ pub(super) fn access(flags: u32) -> OFlags {
     OFlags::from_bits_truncate(flags) & kept | OFlags::NONBLOCK
 }
 
-/// What the guest is told of an open file: nobody needs to hear of its closing when nothing was written.
-pub(super) fn open_flags(access: OFlags) -> u32 {
-    if access & OFlags::RWMODE == OFlags::RDONLY { OPENED_WITHOUT_FLUSH } else { 0 }
+/// What the guest is told of an open file: nobody needs to hear of its closing when nothing was written, and what was read of it
+/// before is still true when nobody else writes to it.
+pub(super) fn open_flags(inode: &Inode, access: OFlags) -> u32 {
+    let flush = if access & OFlags::RWMODE == OFlags::RDONLY { OPENED_WITHOUT_FLUSH } else { 0 };
+    flush | if inode.is_exclusive() { KEEP_CACHE } else { 0 }
 }
 
 impl Server {
@@ -48,7 +53,8 @@ impl Server {
         let unprivileged = kills.then(Unprivileged::become_one).transpose()?;
         let file = inode.open(access)?;
         drop(unprivileged);
-        reply.opened(self.handles.insert(file, request.node, inode), open_flags(access));
+        let flags = open_flags(&inode, access);
+        reply.opened(self.handles.insert(file, request.node, inode), flags);
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::mem::MaybeUninit;
 
 use rustix::fs::{FileType, OFlags, RawDir, RawDirEntry, SeekFrom, seek};
 
+use super::data::KEEP_CACHE;
 use super::{Outcome, Server, session::MAX_DATA_LEN};
 use crate::{
     fuse::{ENTRY_LEN, Reply, Request},
@@ -12,6 +13,9 @@ use crate::{
 
 /// `struct fuse_dirent` without its name.
 const DIRENT_LEN: usize = 24;
+/// `FOPEN_CACHE_DIR`: the guest may remember the names. Where it must ask for each file behind them again after a second, it is
+/// better off with [`Server::read_directory`], which tells of many at once.
+const CACHE_DIRECTORY: u32 = 1 << 3;
 /// The kernel's own records are read in pieces of this; what is not used of one is read again.
 const PIECE_LEN: usize = 8192;
 
@@ -19,7 +23,8 @@ impl Server {
     pub(super) fn open_directory(&self, request: &Request<'_>, reply: &mut Reply) -> Outcome {
         let inode = self.inodes.get(request.node)?;
         let file = inode.open(OFlags::RDONLY | OFlags::DIRECTORY)?;
-        reply.opened(self.handles.insert(file, request.node, inode), 0);
+        let flags = if inode.is_exclusive() { KEEP_CACHE | CACHE_DIRECTORY } else { 0 };
+        reply.opened(self.handles.insert(file, request.node, inode), flags);
         Ok(())
     }
 
@@ -33,7 +38,12 @@ impl Server {
         seek(&*handle, SeekFrom::Start(offset))?;
         let mut entries = RawDir::new(&*handle, &mut buffer);
         while let Some(entry) = entries.next() {
-            let entry = entry?;
+            let entry = match entry {
+                Ok(entry) => entry,
+                // What it was told of so far, the guest must hear: it is to forget it one day.
+                Err(_) if reply.len() > 0 => break,
+                Err(errno) => return Err(errno),
+            };
             if reply.len() + record_len(&entry, plus) > len as usize {
                 break;
             }
@@ -49,9 +59,7 @@ impl Server {
             // name alone.
             let is_child = !matches!(name.to_bytes(), b"." | b"..");
             match is_child.then(|| self.inodes.look_up(handle.inode(), name)) {
-                Some(Ok(found)) => {
-                    reply.entry(found.node, found.inode.ino(found.attributes.stx_ino), &found.attributes);
-                }
+                Some(Ok(found)) => found.tell(reply),
                 Some(Err(_)) | None => reply.zeroes(ENTRY_LEN),
             }
         }

@@ -12,7 +12,7 @@ use super::{Outcome, Server, data};
 use crate::{
     fuse::{Body, Reply, Request},
     identity::Unprivileged,
-    inodes::{Found, Inode},
+    inodes::Inode,
 };
 
 impl Server {
@@ -30,7 +30,8 @@ impl Server {
         // Only the guest follows it.
         symlinkat(target, &*parent, name)?;
         drop(caller);
-        tell(&self.inodes.look_up(&parent, name)?, reply)
+        self.inodes.look_up(&parent, name)?.tell(reply);
+        Ok(())
     }
 
     /// Regular files, pipes and sockets; of devices only that of number 0, by which an overlay says that something is not there.
@@ -49,7 +50,8 @@ impl Server {
         let caller = self.caller(request);
         mknodat(&*parent, name, kind, Mode::from_raw_mode(mode & 0o7777), 0)?;
         drop(caller);
-        tell(&self.inodes.look_up(&parent, name)?, reply)
+        self.inodes.look_up(&parent, name)?.tell(reply);
+        Ok(())
     }
 
     pub(super) fn make_directory(&self, request: &Request<'_>, reply: &mut Reply) -> Outcome {
@@ -61,7 +63,8 @@ impl Server {
         let caller = self.caller(request);
         mkdirat(&*parent, name, Mode::from_raw_mode(mode & 0o7777))?;
         drop(caller);
-        tell(&self.inodes.look_up(&parent, name)?, reply)
+        self.inodes.look_up(&parent, name)?.tell(reply);
+        Ok(())
     }
 
     pub(super) fn link(&self, request: &Request<'_>, reply: &mut Reply) -> Outcome {
@@ -71,7 +74,8 @@ impl Server {
         let parent = self.changeable(request.node)?;
         // By its own name, since AT_EMPTY_PATH asks for a capability in the host's user namespace (open(2)).
         linkat(CWD, inode.own_name(), &*parent, name, AtFlags::SYMLINK_FOLLOW)?;
-        tell(&self.inodes.look_up(&parent, name)?, reply)
+        self.inodes.look_up(&parent, name)?.tell(reply);
+        Ok(())
     }
 
     pub(super) fn unlink(&self, request: &Request<'_>) -> Outcome {
@@ -138,8 +142,9 @@ impl Server {
             }
             Err(errno) => return Err(errno),
         };
-        tell(&found, reply)?;
-        reply.opened(self.handles.insert(file, found.node, found.inode), data::open_flags(access));
+        found.tell(reply);
+        let flags = data::open_flags(&found.inode, access);
+        reply.opened(self.handles.insert(file, found.node, found.inode), flags);
         Ok(())
     }
 }
@@ -147,9 +152,4 @@ impl Server {
 fn open_existing(inode: &Inode, access: OFlags, kills: bool) -> Result<std::os::fd::OwnedFd, Errno> {
     let _unprivileged = kills.then(Unprivileged::become_one).transpose()?;
     inode.open(access)
-}
-
-fn tell(found: &Found, reply: &mut Reply) -> Outcome {
-    reply.entry(found.node, found.inode.ino(found.attributes.stx_ino), &found.attributes);
-    Ok(())
 }

@@ -16,7 +16,6 @@ const FUSE_ATOMIC_O_TRUNC: u32 = 1 << 3;
 const FUSE_BIG_WRITES: u32 = 1 << 5;
 const FUSE_AUTO_INVAL_DATA: u32 = 1 << 12;
 const FUSE_DO_READDIRPLUS: u32 = 1 << 13;
-const FUSE_READDIRPLUS_AUTO: u32 = 1 << 14;
 const FUSE_ASYNC_DIO: u32 = 1 << 15;
 const FUSE_PARALLEL_DIROPS: u32 = 1 << 18;
 const FUSE_MAX_PAGES: u32 = 1 << 22;
@@ -28,8 +27,8 @@ const WANTED: u32 = FUSE_ASYNC_READ
     | FUSE_BIG_WRITES
     // What the guest has cached of a file goes when the host has changed it.
     | FUSE_AUTO_INVAL_DATA
+    // Always, not where the guest thinks that it pays: who lists a directory mostly looks at its files, too.
     | FUSE_DO_READDIRPLUS
-    | FUSE_READDIRPLUS_AUTO
     | FUSE_ASYNC_DIO
     | FUSE_PARALLEL_DIROPS
     | FUSE_MAX_PAGES
