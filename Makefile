@@ -56,6 +56,7 @@ unit-test: build images
 	$(CARGO) test --locked --workspace --exclude securectr-tests
 	$(CARGO) test --locked -p securectr-tests --test tidy
 	$(SUDO) $(CARGO) test --locked -p securectr-image --test image -- --ignored
+	$(SUDO) $(CARGO) test --locked -p securectr-files --test server -- --ignored
 
 # Cargo hands each test program to the script, which runs it where KVM can run Linux.
 guest-test: export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER := $(CURDIR)/tests/on-kvm

@@ -22,8 +22,6 @@ pub(crate) enum ConnectionError {
     Receive(#[source] Errno),
     #[error("send a reply")]
     Send(#[source] Errno),
-    #[error("a request is longer than {MAX_MESSAGE_LEN} bytes, or has no header")]
-    Request,
 }
 
 pub(crate) struct Connection(OwnedFd);
@@ -45,8 +43,12 @@ impl Connection {
             if len == 0 {
                 return Ok(());
             }
-            let request = buffer.get(..len).and_then(Request::parse).ok_or(ConnectionError::Request)?;
-            if let Some(bytes) = server.answer(&request, &mut reply) {
+            let answer = match buffer.get(..len).and_then(Request::parse) {
+                Some(request) => server.answer(&request, &mut reply),
+                // Longer than any, or not as long as it says. Who sends less than a header is not told.
+                None => buffer.get(..len.min(MAX_MESSAGE_LEN)).and_then(|bytes| reply.refuse(bytes)),
+            };
+            if let Some(bytes) = answer {
                 self.send(bytes)?;
             }
         }

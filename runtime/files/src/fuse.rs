@@ -152,6 +152,14 @@ impl Reply {
         self.finish(unique, -errno.raw_os_error())
     }
 
+    /// The answer to something with a request's header that is no request.
+    pub(crate) fn refuse(&mut self, bytes: &[u8]) -> Option<&[u8]> {
+        let mut header = Body(bytes.get(..REQUEST_HEADER_LEN)?);
+        header.skip_u64().ok()?;
+        let unique = header.u64().ok()?;
+        Some(self.fail(unique, Errno::INVAL))
+    }
+
     fn finish(&mut self, unique: u64, error: i32) -> &[u8] {
         // At most MAX_MESSAGE_LEN.
         let len = self.0.len() as u32;
