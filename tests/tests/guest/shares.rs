@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::Write,
-    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink},
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{XattrFlags, getxattr, setxattr};
-use securectr_tests::{Finished, Started, image, run_in, securectr};
+use securectr_tests::{Finished, Started, image, program, run_in, securectr};
 use tempfile::TempDir;
 
 /// Further than a guest looks at what it remembers of a file.
@@ -133,7 +133,7 @@ fn a_user_of_the_guest_may_do_what_the_modes_say() -> Result<()> {
     }
     // By one of its further groups: the image's user is in group 29.
     fs::create_dir(shared.path("group"))?;
-    std::os::unix::fs::chown(shared.path("group"), Some(0), Some(29))?;
+    chown(shared.path("group"), Some(0), Some(29))?;
     fs::set_permissions(shared.path("group"), fs::Permissions::from_mode(0o770))?;
     shared.say_with(&["-v", &shared.volume(), "-u", "user"], "touch /mnt/group/file")?;
     assert_eq!(fs::metadata(shared.path("group/file"))?.uid(), 1000);
@@ -429,5 +429,36 @@ fn the_file_servers_jail_holds_nothing_but_the_share() -> Result<()> {
         ensure!(begin.elapsed() < Duration::from_secs(10), "the file server has outlived its container");
         thread::sleep(Duration::from_millis(50));
     }
+    Ok(())
+}
+
+/// Nobody on the host.
+const USER_ID: u32 = 54_321;
+
+#[test]
+fn without_root_what_a_container_makes_belongs_to_who_started_it() -> Result<()> {
+    let shared = Shared::new()?;
+    let runtime = shared.path("runtime");
+    fs::create_dir(&runtime)?;
+    fs::write(shared.path("roots"), "root's")?;
+    fs::set_permissions(shared.path("roots"), fs::Permissions::from_mode(0o600))?;
+    for path in [shared.path(""), runtime.clone()] {
+        chown(path, Some(USER_ID), Some(USER_ID))?;
+    }
+    let group = fs::metadata("/dev/kvm")?.gid().to_string();
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid", &USER_ID.to_string(), "--regid", &group, "--clear-groups"])
+        .arg(program("securectr"));
+    command.args(["run", "-v", &shared.volume(), &image("busybox"), "sh", "-ec"]);
+    command.arg("! cat /mnt/roots 2> /dev/null; echo hello > /mnt/made; chmod 640 /mnt/made; stat -c %u /mnt/made; cat /mnt/made");
+    command.env_clear().env("HOME", shared.path("")).env("XDG_RUNTIME_DIR", &runtime).current_dir("/");
+    let finished = Started::spawn(&mut command)?.finish(b"")?;
+    assert_eq!((finished.code, finished.out().as_str()), (0, "0\nhello\n"), "{finished:?}");
+    let made = fs::metadata(shared.path("made"))?;
+    assert_eq!(
+        (made.uid(), made.mode() & 0o7777, shared.read("made")?.as_str()),
+        (USER_ID, 0o640, "hello\n")
+    );
     Ok(())
 }
