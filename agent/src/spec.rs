@@ -48,7 +48,6 @@ pub(crate) struct Process {
     pub rlimits: Vec<Rlimit>,
     pub no_new_privileges: bool,
     pub oom_score_adj: Option<i32>,
-    pub apparmor_profile: Option<String>,
     pub selinux_label: Option<String>,
     pub scheduler: Presence,
     pub io_priority: Presence,

@@ -81,7 +81,7 @@ fn known_properties_that_cannot_be_done_are_refused_by_name() {
 
 #[test]
 fn empty_values_ask_for_nothing() {
-    assert!(with("/process/apparmorProfile", json!("")).is_ok());
+    assert!(with("/process/selinuxLabel", json!("")).is_ok());
     assert!(with("/linux/uidMappings", json!([])).is_ok());
     assert!(with("/linux/resources/memory", json!({ "disableOOMKiller": false, "kernel": -1 })).is_ok());
     assert!(with("/hooks", json!({ "prestart": [{ "path": "/on/the/host" }] })).is_ok());
@@ -231,4 +231,26 @@ fn another_process_keeps_the_containers_filter() {
     let process = exec(&serde_json::to_vec(&process).unwrap(), &plan.process).unwrap();
     assert!(process.seccomp.is_some());
     assert_eq!(process.terminal, Some(WindowSize { columns: u16::MAX, rows: 24 }));
+}
+
+#[test]
+fn what_ctr_writes_by_itself_is_a_container() {
+    let plan = container(include_bytes!("fixtures/ctr.json")).unwrap();
+    assert_eq!((plan.mounts.len(), plan.limits.devices.len()), (7, 10));
+    assert!(plan.process.no_new_privileges && plan.process.seccomp.is_none());
+    assert!(plan.limits.files.is_empty() && plan.limits.cpu_count.is_none());
+}
+
+#[test]
+fn what_docker_writes_by_itself_is_a_container() {
+    let plan = container(include_bytes!("fixtures/docker.json")).unwrap();
+    let source = |place: &str| &plan.mounts.iter().find(|mount| mount.destination == place).unwrap().source;
+    assert!(
+        matches!(source("/sys/fs/cgroup"), MountSource::FileSystem { kind, .. } if kind == "cgroup2"),
+        "there is no other in the guest"
+    );
+    assert!(matches!(source("/etc/hosts"), MountSource::Bind { recursive: true, .. }));
+    assert!(plan.process.seccomp.is_some() && plan.namespaces.has_own_pid());
+    assert_eq!(plan.limits.files, [file("pids.max", "max")]);
+    assert_eq!(plan.sysctls.len(), 2);
 }

@@ -426,7 +426,7 @@ async fn refusal(guest: &mut Guest, spec: &Value) -> Result<String> {
 
 async fn what_cannot_be_done_is_refused_by_name(guest: &mut Guest) -> Result<()> {
     let cases = [
-        ("/process/apparmorProfile", json!("docker-default"), "process.apparmorProfile"),
+        ("/process/selinuxLabel", json!("label"), "process.selinuxLabel"),
         ("/process/args", json!([]), "process.args"),
         ("/process/cwd", json!("relative"), "process.cwd"),
         ("/linux/uidMappings", json!([{}]), "linux.uidMappings"),
