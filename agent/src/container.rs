@@ -2,6 +2,7 @@
 
 mod channel;
 mod child;
+mod control;
 mod credentials;
 mod devices;
 mod failure;
@@ -58,6 +59,12 @@ pub(crate) enum ContainerError {
     NotEnded,
     #[error("the process was started before")]
     Started,
+    #[error("the container is not running")]
+    NotRunning,
+    #[error("the container is paused")]
+    Paused,
+    #[error("the container is not paused")]
+    NotPaused,
     #[error("the process has no terminal")]
     NoTerminal,
     #[error(transparent)]
@@ -102,6 +109,8 @@ struct Container {
     cgroup: Arc<Cgroup>,
     process_plan: ProcessPlan,
     has_own_pid_namespace: bool,
+    /// As many as it could ever use at once.
+    cpu_count: u32,
     /// The writable disk.
     disk: Option<String>,
     init: Process,
@@ -173,6 +182,7 @@ impl Containers {
             Ok(init) => Ok(Container {
                 cgroup: Arc::new(cgroup),
                 has_own_pid_namespace: plan.namespaces.has_own_pid(),
+                cpu_count: plan.limits.cpu_count.unwrap_or(u32::MAX),
                 process_plan: plan.process,
                 disk: match rootfs.upper {
                     Upper::Ext4 { device } => Some(device),
@@ -216,6 +226,7 @@ impl Containers {
     ) -> Result<u32, ContainerError> {
         check_id(&id)?;
         let (newborn, agent_streams) = self.with(&container, |one| {
+            one.check_not_paused()?;
             let plan = plan::exec(process_json, &one.process_plan)?;
             let (process_streams, agent_streams) = split(streams, &plan)?;
             if one.execs.contains_key(&id) {
@@ -258,6 +269,7 @@ impl Containers {
 
     /// Lets a process run its program; says why when it cannot be executed.
     pub(crate) async fn start(&self, name: &ProcessName) -> Result<Option<NotExecuted>, ContainerError> {
+        self.with(&name.container, |one| one.check_not_paused())?;
         let gate = self.with_process(name, |process| process.start().ok_or(ContainerError::Started))?;
         gate.open().await
     }
@@ -293,7 +305,7 @@ impl Containers {
             }
             // What is not drained by then stays on its way.
             let _ = timeout(Duration::from_millis(DRAIN_LIMIT_MS), drained).await;
-            Ok(Ended { exit: exit.ok_or(ContainerError::Ended)?, oom_killed: cgroup.oom_killed() })
+            Ok(Ended { exit: exit.ok_or(ContainerError::Ended)?, oom_killed: cgroup.oom_kills() > 0 })
         })
     }
 

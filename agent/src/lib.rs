@@ -13,6 +13,7 @@ mod reaper;
 mod rpc;
 mod seccomp;
 mod spec;
+mod statistics;
 mod stdio;
 mod streams;
 mod sys;

@@ -6,6 +6,7 @@ mod limits;
 mod mounts;
 mod namespaces;
 mod process;
+mod update;
 
 use std::path::{Component, Path};
 
@@ -16,6 +17,7 @@ pub(crate) use limits::{DeviceKind, DeviceRule, Limits};
 pub(crate) use mounts::{Attributes, MountPlan, MountSource, Propagation};
 pub(crate) use namespaces::Namespaces;
 pub(crate) use process::{ProcessPlan, WindowSize};
+pub(crate) use update::{Current, update};
 
 use crate::{
     seccomp,

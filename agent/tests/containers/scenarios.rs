@@ -1,6 +1,6 @@
 //! What holds for a container.
 
-use std::{fs, future::Future, pin::Pin, time::Instant};
+use std::{fs, time::Instant};
 
 use anyhow::{Context, Result, ensure};
 use securectr_protocol::agent::{Empty, rootfs::Upper};
@@ -8,15 +8,6 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use crate::guest::{Guest, process, spec};
-
-type Scenario = for<'a> fn(&'a mut Guest) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
-
-macro_rules! scenarios {
-    ($($name:ident),* $(,)?) => {
-        /// By name.
-        pub(crate) const ALL: &[(&str, Scenario)] = &[$((stringify!($name), |guest| Box::pin($name(guest)))),*];
-    };
-}
 
 scenarios! {
     output_and_exit_code_come_back,
