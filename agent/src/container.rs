@@ -7,6 +7,7 @@ mod credentials;
 mod devices;
 mod failure;
 mod files;
+mod hooks;
 mod mounts;
 mod process;
 mod root;
@@ -169,7 +170,8 @@ impl Containers {
     ) -> Result<Container, ContainerError> {
         let (process_streams, agent_streams) = split(streams, &plan.process)?;
         let cgroup = Cgroup::create(id, &plan.limits)?;
-        let born = self.bear_init(&cgroup, &plan, &rootfs, process_streams);
+        let born = self
+            .bear_init(&cgroup, child::Init { id, plan: &plan, rootfs: &rootfs, streams: process_streams });
         let grown = match born {
             Ok(newborn) => newborn.grow(agent_streams).await,
             Err(error) => Err(error),
@@ -199,21 +201,16 @@ impl Containers {
         }
     }
 
-    fn bear_init(
-        &self,
-        cgroup: &Cgroup,
-        plan: &ContainerPlan,
-        rootfs: &RootfsPlan,
-        streams: ProcessStreams,
-    ) -> Result<process::Newborn, ContainerError> {
-        let pid_namespace = plan.namespaces.joined_pid.as_ref().map(File::open).transpose()?;
+    fn bear_init(&self, cgroup: &Cgroup, init: child::Init<'_>) -> Result<process::Newborn, ContainerError> {
+        let namespaces = &init.plan.namespaces;
+        let pid_namespace = namespaces.joined_pid.as_ref().map(File::open).transpose()?;
         let birth = Birth {
-            clone_flags: plan.namespaces.clone_flags,
+            clone_flags: namespaces.clone_flags,
             pid_namespace: pid_namespace.map(Into::into),
             cgroup,
             reaper: &self.reaper,
         };
-        Ok(process::bear(&birth, |channel| child::Init { plan, rootfs, streams }.live(channel))?)
+        Ok(process::bear(&birth, |channel| init.live(channel))?)
     }
 
     /// Adds a process to a container; it waits to be started.

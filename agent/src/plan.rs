@@ -2,6 +2,7 @@
 //! Whatever the agent cannot do is refused here, by the name of its property; nothing is silently left out.
 
 mod capabilities;
+mod hooks;
 mod limits;
 mod mounts;
 mod namespaces;
@@ -13,6 +14,7 @@ use std::path::{Component, Path};
 use thiserror::Error;
 
 pub(crate) use capabilities::Capabilities;
+pub(crate) use hooks::{Hook, Hooks};
 pub(crate) use limits::{DeviceKind, DeviceRule, Limits};
 pub(crate) use mounts::{Attributes, MountPlan, MountSource, Propagation};
 pub(crate) use namespaces::Namespaces;
@@ -42,6 +44,7 @@ pub(crate) enum PlanError {
 #[derive(Debug)]
 pub(crate) struct ContainerPlan {
     pub process: ProcessPlan,
+    pub hooks: Hooks,
     pub root_readonly: bool,
     pub hostname: Option<String>,
     pub domainname: Option<String>,
@@ -77,7 +80,6 @@ pub(crate) const DEFAULT_DEVICES: [(&str, u32, u32); 6] =
 pub(crate) fn container(spec_json: &[u8]) -> Result<ContainerPlan, PlanError> {
     let spec: Spec = serde_json::from_slice(spec_json)?;
     let linux = spec.linux.unwrap_or_default();
-    refuse_hooks(&spec.hooks.unwrap_or_default())?;
     refuse_unsupported(&linux)?;
     let namespaces = namespaces::plan(&linux.namespaces)?;
     let hostname = spec.hostname.filter(|name| !name.is_empty());
@@ -91,6 +93,7 @@ pub(crate) fn container(spec_json: &[u8]) -> Result<ContainerPlan, PlanError> {
     process.personality = linux.personality.as_ref().map(process::personality).transpose()?;
     Ok(ContainerPlan {
         process,
+        hooks: hooks::plan(spec.hooks.unwrap_or_default(), spec.oci_version, spec.annotations)?,
         root_readonly: spec.root.is_some_and(|root| root.readonly),
         hostname,
         domainname,
@@ -116,12 +119,6 @@ pub(crate) fn exec(process_json: &[u8], container: &ProcessPlan) -> Result<Proce
 /// An error unless `absent`.
 fn refuse_unless(absent: bool, property: &str) -> Result<(), PlanError> {
     if absent { Ok(()) } else { Err(PlanError::Unsupported(property.to_owned())) }
-}
-
-/// There is nothing in the guest that the host's hooks could be run from.
-fn refuse_hooks(hooks: &spec::Hooks) -> Result<(), PlanError> {
-    refuse_unless(hooks.create_container.is_empty(), "hooks.createContainer")?;
-    refuse_unless(hooks.start_container.is_empty(), "hooks.startContainer")
 }
 
 fn refuse_unsupported(linux: &spec::Linux) -> Result<(), PlanError> {

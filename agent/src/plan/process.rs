@@ -80,11 +80,11 @@ fn refuse_unsupported(spec: &spec::Process) -> Result<(), PlanError> {
     refuse_unless(spec.exec_cpu_affinity.is_none(), "process.execCPUAffinity")
 }
 
-fn strings(property: &'static str, strings: Vec<String>) -> Result<Vec<CString>, PlanError> {
+pub(super) fn strings(property: &'static str, strings: Vec<String>) -> Result<Vec<CString>, PlanError> {
     strings.into_iter().map(|text| string(property, text)).collect()
 }
 
-fn string(property: &'static str, text: String) -> Result<CString, PlanError> {
+pub(super) fn string(property: &'static str, text: String) -> Result<CString, PlanError> {
     CString::new(text).map_err(|error| {
         let value = String::from_utf8_lossy(&error.into_vec()).into_owned();
         PlanError::Invalid { property, value }

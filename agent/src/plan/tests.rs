@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use rustix::{process::Resource, thread::CapabilitySet};
 use serde_json::{Value, json};
 
@@ -84,7 +86,9 @@ fn empty_values_ask_for_nothing() {
     assert!(with("/process/selinuxLabel", json!("")).is_ok());
     assert!(with("/linux/uidMappings", json!([])).is_ok());
     assert!(with("/linux/resources/memory", json!({ "disableOOMKiller": false, "kernel": -1 })).is_ok());
-    assert!(with("/hooks", json!({ "prestart": [{ "path": "/on/the/host" }] })).is_ok());
+    assert!(
+        with("/hooks", json!({ "startContainer": [], "prestart": [{ "path": "/on/the/host" }] })).is_ok()
+    );
 }
 
 #[test]
@@ -253,4 +257,28 @@ fn what_docker_writes_by_itself_is_a_container() {
     assert!(plan.process.seccomp.is_some() && plan.namespaces.has_own_pid());
     assert_eq!(plan.limits.files, [file("pids.max", "max")]);
     assert_eq!(plan.sysctls.len(), 2);
+}
+
+#[test]
+fn a_hook_of_the_containers_start_gets_its_state() {
+    let hooks = |hook: Value| with("/hooks", json!({ "startContainer": [hook] })).map(|plan| plan.hooks);
+    let plan = hooks(json!({ "path": "/bin/hook", "timeout": 3 })).unwrap();
+    let hook = &plan.start_container[0];
+    assert_eq!(
+        (hook.args.as_slice(), hook.timeout),
+        ([c"/bin/hook".to_owned()].as_slice(), Some(Duration::from_secs(3)))
+    );
+    let state: Value = serde_json::from_slice(&plan.state_json("web", 1).unwrap()).unwrap();
+    assert_eq!(
+        (&state["id"], &state["status"], &state["pid"]),
+        (&json!("web"), &json!("created"), &json!(1))
+    );
+    for hook in [
+        json!({}),
+        json!({ "path": "hook" }),
+        json!({ "path": "/hook", "timeout": 0 }),
+        json!({ "path": "/\0" }),
+    ] {
+        assert!(hooks(hook.clone()).is_err(), "{hook}");
+    }
 }

@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use securectr_protocol::agent::{ProcessId, StatsResponse};
-use serde_json::json;
+use serde_json::{Value, json};
 use ttrpc::Code;
 
 use crate::guest::{Guest, Running, code, process, spec};
@@ -23,6 +23,8 @@ scenarios! {
     waiting_for_an_oom_kill_has_an_end,
     another_process_is_as_asked,
     process_names_are_unique_and_may_be_long,
+    hooks_run_in_the_container_before_its_program,
+    a_hook_that_fails_is_the_end_of_a_start,
 }
 
 const MOMENT: Duration = Duration::from_millis(300);
@@ -349,5 +351,50 @@ async fn process_names_are_unique_and_may_be_long(guest: &mut Guest) -> Result<(
     let late = guest.exec(&one.id, &process("true")).await;
     ensure!(code(late)? == Code::FAILED_PRECONDITION, "it has ended");
     guest.finish(one).await?;
+    Ok(())
+}
+
+fn with_hooks(script: &str, hooks: &[(&str, u32)]) -> Value {
+    let hook = |(script, seconds): &(&str, u32)| {
+        json!({ "path": "/bin/sh", "args": ["sh", "-c", script],
+        "env": ["PATH=/bin", "WORD=of the hook"], "timeout": seconds })
+    };
+    let mut spec = spec(script);
+    spec["hooks"] = json!({ "startContainer": hooks.iter().map(hook).collect::<Vec<_>>() });
+    spec["annotations"] = json!({ "note": "kept" });
+    spec
+}
+
+async fn hooks_run_in_the_container_before_its_program(guest: &mut Guest) -> Result<()> {
+    let mut hooked = with_hooks(
+        "cat /dev/shm/state; cat /dev/shm/made",
+        &[
+            ("cat > /dev/shm/state; hostname > /dev/shm/made", 60),
+            (
+                "cat /proc/self/stat > /dev/null; id -u >> /dev/shm/made; echo $WORD >> /dev/shm/made; grep -c . >> /dev/shm/made",
+                60,
+            ),
+        ],
+    );
+    hooked["process"]["user"] = json!({ "uid": 7, "gid": 8 });
+    let created = guest.create(&hooked).await?;
+    let id = created.id.container_id.clone();
+    ensure!(guest.start(&created).await?.is_none());
+    let said = guest.finish(created).await?.stdout;
+    let (state, made) = said.split_once('}').context("a state")?;
+    ensure!(state.contains(&format!("\"id\":\"{id}\"")) && state.contains("\"note\":\"kept\""), "{state}");
+    ensure!(made == "}guest\n7\nof the hook\n1\n", "{made:?}");
+    Ok(())
+}
+
+async fn a_hook_that_fails_is_the_end_of_a_start(guest: &mut Guest) -> Result<()> {
+    let cases = [("exit 3", "it ended with 3"), ("sleep 1000", "timed out"), ("kill -9 $$", "signal 9")];
+    for (hook, words) in cases {
+        let created = guest.create(&with_hooks("echo ran", &[("true", 60), (hook, 2)])).await?;
+        let said = format!("{:#}", guest.start(&created).await.err().context("it was started")?);
+        ensure!(said.contains("run the hook /bin/sh") && said.contains(words), "{hook}: {said}");
+        let output = guest.finish(created).await?;
+        ensure!(output.stdout.is_empty() && output.end.exit_code == 125, "{output:?}");
+    }
     Ok(())
 }
