@@ -1,13 +1,11 @@
 //! The processes of a group, and signals to all of them. A container that may write its cgroup can have groups below: they count.
 
-use std::{fs, io, path::PathBuf};
+use std::{fs, path::PathBuf};
 
-use rustix::{
-    io::Errno,
-    process::{Pid, Signal, kill_process},
-};
+use rustix::process::Pid;
 
 use super::{Cgroup, CgroupError, read, write};
+use crate::sys::kill;
 
 /// A container can make many groups; beyond these, what is in them is not looked for.
 const MOST_GROUPS: usize = 1024;
@@ -37,18 +35,18 @@ impl Cgroup {
     }
 
     /// Sends a signal to every process of the group.
-    pub(crate) fn signal_all(&self, signal: Signal) -> Result<(), CgroupError> {
-        if signal == Signal::KILL {
+    pub(crate) fn signal_all(&self, signal: i32) -> Result<(), CgroupError> {
+        if signal == libc::SIGKILL {
             return self.kill_all();
         }
         for pid in self.processes()? {
-            match kill_process(pid, signal) {
+            match kill(pid, signal) {
                 // It has ended meanwhile.
-                Ok(()) | Err(Errno::SRCH) => {}
-                Err(error) => {
-                    let (path, source) = (self.path.clone(), io::Error::from(error));
+                Err(source) if source.raw_os_error() != Some(libc::ESRCH) => {
+                    let path = self.path.clone();
                     return Err(CgroupError::File { operation: "signal a process of", path, source });
                 }
+                Ok(()) | Err(_) => {}
             }
         }
         Ok(())
