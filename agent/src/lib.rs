@@ -14,6 +14,7 @@ mod rpc;
 mod seccomp;
 mod shares;
 mod spec;
+mod statistics;
 mod stdio;
 mod streams;
 mod sys;

@@ -2,10 +2,12 @@
 //! Whatever the agent cannot do is refused here, by the name of its property; nothing is silently left out.
 
 mod capabilities;
+mod hooks;
 mod limits;
 mod mounts;
 mod namespaces;
 mod process;
+mod update;
 
 use std::path::{Component, Path};
 
@@ -13,10 +15,12 @@ use securectr_protocol::SHARED;
 use thiserror::Error;
 
 pub(crate) use capabilities::Capabilities;
+pub(crate) use hooks::{Hook, Hooks};
 pub(crate) use limits::{DeviceKind, DeviceRule, Limits};
 pub(crate) use mounts::{Attributes, MountPlan, MountSource, Propagation};
 pub(crate) use namespaces::Namespaces;
 pub(crate) use process::{ProcessPlan, WindowSize};
+pub(crate) use update::{Current, update};
 
 use crate::{
     seccomp,
@@ -41,6 +45,7 @@ pub(crate) enum PlanError {
 #[derive(Debug)]
 pub(crate) struct ContainerPlan {
     pub process: ProcessPlan,
+    pub hooks: Hooks,
     pub root_readonly: bool,
     pub hostname: Option<String>,
     pub domainname: Option<String>,
@@ -84,9 +89,11 @@ pub(crate) const DEFAULT_DEVICES: [(&str, u32, u32); 6] =
 pub(crate) fn container(spec_json: &[u8]) -> Result<ContainerPlan, PlanError> {
     let spec: Spec = serde_json::from_slice(spec_json)?;
     let linux = spec.linux.unwrap_or_default();
-    refuse_hooks(&spec.hooks.unwrap_or_default())?;
     refuse_unsupported(&linux)?;
-    let namespaces = namespaces::plan(&linux.namespaces)?;
+    let mounts: Vec<_> = spec.mounts.into_iter().map(mounts::plan).collect::<Result<_, _>>()?;
+    let mut namespaces = namespaces::plan(&linux.namespaces)?;
+    // Engines on cgroup v1 ask for none, and mean the container's own groups all the same: not those of its neighbours.
+    namespaces.new_cgroup |= !namespaces.has_cgroup() && mounts.iter().any(MountPlan::shows_cgroups);
     let hostname = spec.hostname.filter(|name| !name.is_empty());
     let domainname = spec.domainname.filter(|name| !name.is_empty());
     refuse_unless(
@@ -98,12 +105,13 @@ pub(crate) fn container(spec_json: &[u8]) -> Result<ContainerPlan, PlanError> {
     process.personality = linux.personality.as_ref().map(process::personality).transpose()?;
     Ok(ContainerPlan {
         process,
+        hooks: hooks::plan(spec.hooks.unwrap_or_default(), spec.oci_version, spec.annotations)?,
         root_readonly: spec.root.is_some_and(|root| root.readonly),
         hostname,
         domainname,
         namespaces,
         propagation: linux.rootfs_propagation.as_deref().map(mounts::root_propagation).transpose()?,
-        mounts: spec.mounts.into_iter().map(mounts::plan).collect::<Result<_, _>>()?,
+        mounts,
         devices: linux.devices.iter().map(device_node).collect::<Result<_, _>>()?,
         masked_paths: absolute_paths("linux.maskedPaths", linux.masked_paths)?,
         readonly_paths: absolute_paths("linux.readonlyPaths", linux.readonly_paths)?,
@@ -123,12 +131,6 @@ pub(crate) fn exec(process_json: &[u8], container: &ProcessPlan) -> Result<Proce
 /// An error unless `absent`.
 fn refuse_unless(absent: bool, property: &str) -> Result<(), PlanError> {
     if absent { Ok(()) } else { Err(PlanError::Unsupported(property.to_owned())) }
-}
-
-/// There is nothing in the guest that the host's hooks could be run from.
-fn refuse_hooks(hooks: &spec::Hooks) -> Result<(), PlanError> {
-    refuse_unless(hooks.create_container.is_empty(), "hooks.createContainer")?;
-    refuse_unless(hooks.start_container.is_empty(), "hooks.startContainer")
 }
 
 fn refuse_unsupported(linux: &spec::Linux) -> Result<(), PlanError> {

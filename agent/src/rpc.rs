@@ -4,12 +4,12 @@
 use std::{error::Error, future::Future};
 
 use async_trait::async_trait;
-use rustix::process::Signal;
 use securectr_protocol::{
     agent::{
-        CreateRequest, CreateResponse, DeleteRequest, Empty, ExecRequest, File, LaunchFailure, ProcessId,
-        ResizeRequest, Rootfs, ShutdownRequest, SignalRequest, StartRequest, StartResponse, Stdio,
-        WaitRequest, WaitResponse, rootfs,
+        ContainerRequest, CreateRequest, CreateResponse, DeleteRequest, Empty, ExecRequest, File,
+        LaunchFailure, PidsResponse, ProcessId, ProcessInfo, ResizeRequest, Rootfs, ShutdownRequest,
+        SignalRequest, StartRequest, StartResponse, StatsResponse, Stdio, UpdateRequest, WaitOomRequest,
+        WaitOomResponse, WaitRequest, WaitResponse, rootfs,
     },
     agent_ttrpc::Agent,
 };
@@ -82,7 +82,7 @@ impl Agent for Service {
         let name = name(request.process.into_option())?;
         let signal = i32::try_from(request.signal)
             .ok()
-            .and_then(Signal::from_named_raw)
+            .filter(|signal| (1..=libc::SIGRTMAX()).contains(signal))
             .ok_or_else(|| invalid(format!("{} is not a signal", request.signal)))?;
         let sent = if request.all {
             self.containers.signal_all(&name.container, signal)
@@ -122,6 +122,52 @@ impl Agent for Service {
     async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> Answer<Empty> {
         rustix::fs::sync();
         init::reset()
+    }
+
+    async fn pause(&self, _: &TtrpcContext, request: ContainerRequest) -> Answer<Empty> {
+        let service = self.clone();
+        to_its_end(async move {
+            let paused = service.containers.pause(&request.container_id).await;
+            paused.map(|()| Empty::default()).map_err(|error| refusal(&error))
+        })
+        .await
+    }
+
+    async fn resume(&self, _: &TtrpcContext, request: ContainerRequest) -> Answer<Empty> {
+        let resumed = self.containers.resume(&request.container_id);
+        resumed.map(|()| Empty::default()).map_err(|error| refusal(&error))
+    }
+
+    async fn update(&self, _: &TtrpcContext, request: UpdateRequest) -> Answer<Empty> {
+        let service = self.clone();
+        to_its_end(async move {
+            let updated = service.containers.update(&request.container_id, &request.resources_json);
+            let more_cpus = updated.map_err(|error| refusal(&error))?;
+            service.cpus.bring_online(Some(more_cpus)).map_err(|error| refusal(&error))?;
+            service.cpus.online().await.map_err(|error| refusal(&error))?;
+            Ok(Empty::default())
+        })
+        .await
+    }
+
+    async fn stats(&self, _: &TtrpcContext, request: ContainerRequest) -> Answer<StatsResponse> {
+        self.containers.stats(&request.container_id).map_err(|error| refusal(&error))
+    }
+
+    async fn pids(&self, _: &TtrpcContext, request: ContainerRequest) -> Answer<PidsResponse> {
+        let listed = self.containers.pids(&request.container_id).map_err(|error| refusal(&error))?;
+        let processes = listed.into_iter().map(|(pid, exec)| ProcessInfo {
+            pid,
+            exec_id: exec.unwrap_or_default(),
+            ..Default::default()
+        });
+        Ok(PidsResponse { processes: processes.collect(), ..Default::default() })
+    }
+
+    async fn wait_oom(&self, _: &TtrpcContext, request: WaitOomRequest) -> Answer<WaitOomResponse> {
+        let waiting = self.containers.wait_oom(&request.container_id, request.seen);
+        let count = waiting.map_err(|error| refusal(&error))?.await.map_err(|error| refusal(&error))?;
+        Ok(WaitOomResponse { count, ..Default::default() })
     }
 }
 
@@ -210,9 +256,14 @@ fn refusal(error: &(dyn Error + 'static)) -> ttrpc::Error {
         Some(ContainerError::Missing(_)) => Code::NOT_FOUND,
         Some(ContainerError::Exists(_)) => Code::ALREADY_EXISTS,
         Some(ContainerError::BadId(_) | ContainerError::Plan(_)) => Code::INVALID_ARGUMENT,
-        Some(ContainerError::Ended | ContainerError::NotEnded | ContainerError::Started) => {
-            Code::FAILED_PRECONDITION
-        }
+        Some(
+            ContainerError::Ended
+            | ContainerError::NotEnded
+            | ContainerError::Started
+            | ContainerError::NotRunning
+            | ContainerError::Paused
+            | ContainerError::NotPaused,
+        ) => Code::FAILED_PRECONDITION,
         _ => Code::INTERNAL,
     };
     ttrpc::Error::RpcStatus(get_status(code, init::line(error)))

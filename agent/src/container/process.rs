@@ -21,7 +21,7 @@ use crate::{
     plan::WindowSize,
     reaper::{ExitWatch, Reaper},
     stdio::{AgentStreams, End, Pumps},
-    sys::copy_self,
+    sys::{copy_self, kill},
 };
 
 /// Where a process is born.
@@ -116,6 +116,11 @@ impl Process {
         self.exit.borrow().is_some()
     }
 
+    /// It got the word to go, and has not ended.
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.stage, Stage::Started) && !self.has_ended()
+    }
+
     /// Hands out the way to let it go; once.
     pub(super) fn start(&mut self) -> Option<Gate> {
         match std::mem::replace(&mut self.stage, Stage::Started) {
@@ -133,11 +138,11 @@ impl Process {
     }
 
     /// The pid is not reused before the reaper has taken the process, which it cannot do meanwhile.
-    pub(super) fn signal(&self, signal: Signal) -> Result<(), ContainerError> {
+    pub(super) fn signal(&self, signal: i32) -> Result<(), ContainerError> {
         if self.has_ended() {
             return Err(ContainerError::Ended);
         }
-        Ok(kill_process(self.pid, signal).map_err(io::Error::from)?)
+        Ok(kill(self.pid, signal)?)
     }
 
     pub(super) fn resize(&self, size: WindowSize) -> Result<(), ContainerError> {

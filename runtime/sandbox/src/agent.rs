@@ -1,5 +1,7 @@
 //! The host's side of the agent's RPCs: each with a deadline, each reply taken as a stranger's word.
 
+mod control;
+
 use std::{future::Future, time::Duration};
 
 use securectr_protocol::{
