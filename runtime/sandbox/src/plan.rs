@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{LinuxCpu, Spec};
+use oci_spec::runtime::{LinuxCpu, LinuxResources, Spec};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::{SandboxId, Share, shares};
+use crate::{SandboxId, Share, guest_spec, shares};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -89,7 +89,7 @@ pub struct MachinePlan {
 #[derive(Clone, Debug, Serialize)]
 pub struct ContainerPlan {
     pub id: SandboxId,
-    /// With bind mounts as the guest is to make them.
+    /// As the guest is to carry it out.
     pub spec: Spec,
     /// The name of the share that is its root; none when that is the image.
     pub root_share: Option<String>,
@@ -111,6 +111,8 @@ pub struct GivenFile {
 pub enum PlanError {
     #[error("the bundle has no process to run")]
     NoProcess,
+    #[error("{0} cannot be had in a guest")]
+    Unsupported(&'static str),
     #[error("an image cannot be written in place")]
     ImageInPlace,
     #[error("a memory limit of {asked} bytes is too small: the least is {LEAST_MEMORY} bytes (6 MiB)")]
@@ -133,10 +135,34 @@ impl MachinePlan {
             has_shares: false,
         }
     }
+
+    /// A machine for what these limits allow, of one container or of a whole pod.
+    pub fn limited(
+        resources: Option<&LinuxResources>,
+        has_shares: bool,
+        settings: &Settings,
+    ) -> Result<Self, PlanError> {
+        let memory = resources.and_then(|all| all.memory().as_ref()).and_then(|memory| memory.limit());
+        Ok(Self {
+            memory_mib: memory_mib(memory, settings)?,
+            vcpu_count: vcpu_count(resources.and_then(|all| all.cpu().as_ref()), settings)?,
+            command_line: command_line(settings),
+            has_shares,
+        })
+    }
 }
 
 /// Plans a sandbox with one container.
 pub fn plan(id: SandboxId, bundle: Bundle, settings: &Settings) -> Result<Plan, PlanError> {
+    let container = container(id.clone(), bundle)?;
+    let linux = container.spec.linux().as_ref();
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    let machine = MachinePlan::limited(resources, !container.shares.is_empty(), settings)?;
+    Ok(Plan { id, machine, container })
+}
+
+/// Plans a container for a machine that may have others.
+pub fn container(id: SandboxId, bundle: Bundle) -> Result<ContainerPlan, PlanError> {
     let Bundle { mut spec, root, writable, files } = bundle;
     if spec.process().is_none() {
         return Err(PlanError::NoProcess);
@@ -144,19 +170,11 @@ pub fn plan(id: SandboxId, bundle: Bundle, settings: &Settings) -> Result<Plan, 
     if root == RootSource::Image && writable == Writable::InPlace {
         return Err(PlanError::ImageInPlace);
     }
+    guest_spec::adapt(&mut spec)?;
     let root_share = shares::of_root(&id, root, writable);
     let root_name = root_share.as_ref().map(|share| share.name.clone());
-    let shares: Vec<_> = root_share.into_iter().chain(shares::of_spec(&id, &mut spec)).collect();
-    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let memory = resources.and_then(|all| all.memory().as_ref()).and_then(|memory| memory.limit());
-    let machine = MachinePlan {
-        memory_mib: memory_mib(memory, settings)?,
-        vcpu_count: vcpu_count(resources.and_then(|all| all.cpu().as_ref()), settings)?,
-        command_line: command_line(settings),
-        has_shares: !shares.is_empty(),
-    };
-    let container = ContainerPlan { id: id.clone(), spec, root_share: root_name, writable, shares, files };
-    Ok(Plan { id, machine, container })
+    let shares = root_share.into_iter().chain(shares::of_spec(&id, &mut spec)).collect();
+    Ok(ContainerPlan { id, spec, root_share: root_name, writable, shares, files })
 }
 
 /// A limit holds inside the guest; the guest is as much larger as its kernel and agent need.

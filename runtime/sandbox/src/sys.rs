@@ -3,13 +3,14 @@
 use std::{
     ffi::CStr,
     fs, io, mem,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
     ptr,
     sync::Arc,
 };
 
 use nix::{
     fcntl::OFlag,
+    sys::wait::{Id, WaitPidFlag, waitid},
     unistd::{Gid, Uid, geteuid, pipe2},
 };
 use tokio::io::unix::AsyncFd;
@@ -107,6 +108,25 @@ pub(crate) fn clone(flags: libc::c_int, work: impl FnOnce() -> libc::c_int) -> i
         }
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// The life of a child that only is there: without our descriptors, until a signal ends it.
+pub(crate) fn stand_still() -> libc::c_int {
+    // SAFETY: takes integers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    // SAFETY: takes integers; nothing of this process uses a descriptor from here on.
+    unsafe { libc::close_range(0, libc::c_uint::MAX, 0) };
+    // SAFETY: takes no arguments.
+    unsafe { libc::setsid() };
+    loop {
+        // SAFETY: takes no arguments.
+        unsafe { libc::pause() };
+    }
+}
+
+/// Waits for a process that has been killed, so that it does not stay as a zombie.
+pub(crate) fn reap(pidfd: &OwnedFd) {
+    let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
 }
 
 /// Makes the child root of its user namespace, which has that one user and group.

@@ -105,6 +105,11 @@ impl Vmm {
         self.pid
     }
 
+    /// Ends it at once; the cause will be the signal.
+    pub(crate) fn kill(&self) {
+        sys::kill(&self.pidfd);
+    }
+
     /// Whether the host had no room for something that the guest wrote.
     pub(crate) fn disk_full(&self) -> bool {
         self.disk_full.load(Ordering::Relaxed)
@@ -123,7 +128,7 @@ impl Vmm {
 
 impl Drop for Vmm {
     fn drop(&mut self) {
-        sys::kill(&self.pidfd);
+        self.kill();
     }
 }
 

@@ -1,13 +1,10 @@
 //! What is asked of a container as a whole while it lives.
 
-use securectr_protocol::agent::{
-    ContainerRequest, PidsResponse, StatsResponse, UpdateRequest, WaitOomRequest,
-};
+use securectr_protocol::agent::{ContainerRequest, StatsResponse, UpdateRequest, WaitOomRequest};
 use ttrpc::context::Context;
 
 use super::{Agent, AgentError, bounded, limit, refused};
 
-#[expect(dead_code, reason = "these are the containerd shim's to call")]
 impl Agent {
     pub(crate) async fn pause(&self, container_id: &str) -> Result<(), AgentError> {
         bounded(self.0.pause(limit(), &request(container_id))).await.map(drop)
@@ -26,10 +23,6 @@ impl Agent {
 
     pub(crate) async fn stats(&self, container_id: &str) -> Result<StatsResponse, AgentError> {
         bounded(self.0.stats(limit(), &request(container_id))).await
-    }
-
-    pub(crate) async fn pids(&self, container_id: &str) -> Result<PidsResponse, AgentError> {
-        bounded(self.0.pids(limit(), &request(container_id))).await
     }
 
     /// Waits until the OOM killer has ended more processes of the container than were `seen`, and says how many; fails when the
