@@ -8,6 +8,8 @@ use std::{
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use securectr_sandbox::SandboxId;
 
+use crate::oci;
+
 /// Run containers, each in a microVM with a kernel of its own
 #[derive(Debug, Parser)]
 #[command(name = "securectr", version, propagate_version = true, disable_help_subcommand = true)]
@@ -29,6 +31,8 @@ pub(crate) struct Global {
     /// Where images are kept [default: /var/lib/securectr, without root ~/.local/share/securectr]
     #[arg(long, global = true, value_name = "DIR")]
     pub store: Option<PathBuf>,
+    #[command(flatten)]
+    pub oci: oci::Options,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -44,6 +48,8 @@ pub(crate) enum Command {
     Run(Box<Run>),
     /// Say whether this machine can run securectr, by booting a guest
     Check(Check),
+    #[command(flatten)]
+    Oci(oci::Verb),
 }
 
 #[derive(Debug, ClapArgs)]

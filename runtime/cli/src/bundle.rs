@@ -13,10 +13,10 @@ use crate::{
 };
 
 /// What `docker run` does by default, in the terms of the runtime spec.
-const DEFAULT_SPEC: &str = include_str!("default_spec.json");
+pub(crate) const DEFAULT_SPEC: &str = include_str!("default_spec.json");
 
 /// As docker sets it when the image does not.
-const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The period of CPU quotas, in microseconds; the kernel's own default.
 const CPU_PERIOD_US: u64 = 100_000;

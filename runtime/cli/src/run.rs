@@ -5,8 +5,9 @@ use std::{ffi::OsString, fs::File, path::Path};
 use anyhow::{Context, Result, bail};
 use securectr_image::{Image, ImageConfig, Reference, Store, User};
 use securectr_sandbox::{
-    Disks, End, ExitStatus, Host, Installation, LaunchFailure, OomKilled, Plan, RootSource, Sandbox,
-    SandboxError, SandboxId, Settings, StateRoot, StreamsWanted, Writable, plan, writable_disk,
+    Disks, End, ExitStatus, Host, Installation, LaunchFailure, OomKilled, Plan, ProcessName, Reach,
+    RootSource, Sandbox, SandboxError, SandboxId, Settings, StateRoot, StreamsWanted, Writable, plan,
+    writable_disk,
 };
 use tokio::sync::mpsc;
 
@@ -123,7 +124,8 @@ fn image<'a>(run: &'a Run, global: &Global) -> Result<(Image, &'a [OsString])> {
     Ok((store.rootfs(&reference, &mut progress)?, command))
 }
 
-fn settings(global: &Global) -> Settings {
+/// What the host decides where nobody says anything.
+pub(crate) fn settings(global: &Global) -> Settings {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     Settings {
         default_memory_mib: DEFAULT_MEMORY_MIB,
@@ -156,8 +158,10 @@ impl Session<'_> {
             .transpose()
             .context("set up the terminal")?;
         self.resize(&sandbox).await?;
-        let output = streams::join(streams, self.timeline).context("join the container's streams")?;
-        if let Err(failure) = sandbox.start(container).await? {
+        let output = streams::Ends::standard()
+            .and_then(|ends| streams::join(streams, ends, self.timeline))
+            .context("join the container's streams")?;
+        if let Err(failure) = sandbox.start(&ProcessName::init(&container.id)).await? {
             return Ok(self.explain(failure));
         }
         self.timeline.stamp("started");
@@ -183,8 +187,8 @@ impl Session<'_> {
         sandbox: &Sandbox,
         outside: &mut mpsc::Receiver<Outside>,
     ) -> Result<(ExitStatus, OomKilled)> {
-        let container = &self.plan.container;
-        let mut ended = std::pin::pin!(sandbox.wait(container));
+        let init = ProcessName::init(&self.plan.container.id);
+        let mut ended = std::pin::pin!(sandbox.wait(&init));
         loop {
             tokio::select! {
                 biased;
@@ -192,7 +196,7 @@ impl Session<'_> {
                 Some(event) = outside.recv() => match event {
                     Outside::Signal(number) => {
                         // A container that ended a moment ago takes no signal: that is no error.
-                        if let Err(error) = sandbox.signal(container, number.unsigned_abs()).await {
+                        if let Err(error) = sandbox.signal(&init, number.unsigned_abs(), Reach::Process).await {
                             self.report.warning(&format!("{:#}", anyhow::Error::from(error)));
                         }
                     }
@@ -204,7 +208,8 @@ impl Session<'_> {
 
     async fn resize(&self, sandbox: &Sandbox) -> Result<()> {
         if let (true, Some((columns, rows))) = (self.run.tty, terminal::size()) {
-            sandbox.resize(&self.plan.container, columns, rows).await?;
+            let init = ProcessName::init(&self.plan.container.id);
+            sandbox.resize(&init, columns, rows).await?;
         }
         Ok(())
     }
@@ -218,10 +223,7 @@ impl Session<'_> {
     }
 
     fn explain(&self, failure: LaunchFailure) -> u8 {
-        let code = match failure.source.kind() {
-            std::io::ErrorKind::NotFound => NOT_FOUND,
-            _ => NOT_EXECUTABLE,
-        };
+        let code = launch_code(&failure);
         self.report.error(&failure.into());
         code
     }
@@ -237,6 +239,14 @@ impl Session<'_> {
             ExitStatus::Code(code) => code,
             ExitStatus::Signal(signal) => code_of_signal(signal.into()),
         }
+    }
+}
+
+/// As a shell tells it.
+fn launch_code(failure: &LaunchFailure) -> u8 {
+    match failure.source.kind() {
+        std::io::ErrorKind::NotFound => NOT_FOUND,
+        _ => NOT_EXECUTABLE,
     }
 }
 
