@@ -24,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Signal;
 use securectr_protocol::DRAIN_LIMIT_MS;
 use thiserror::Error;
 use tokio::time::timeout;
@@ -270,12 +271,12 @@ impl Containers {
         gate.open().await
     }
 
-    pub(crate) fn signal(&self, name: &ProcessName, signal: i32) -> Result<(), ContainerError> {
+    pub(crate) fn signal(&self, name: &ProcessName, signal: Signal) -> Result<(), ContainerError> {
         self.with_process(name, |process| process.signal(signal))
     }
 
     /// Sends a signal to all processes of a container.
-    pub(crate) fn signal_all(&self, container: &str, signal: i32) -> Result<(), ContainerError> {
+    pub(crate) fn signal_all(&self, container: &str, signal: Signal) -> Result<(), ContainerError> {
         self.with(container, |one| Ok(one.cgroup.signal_all(signal)?))
     }
 

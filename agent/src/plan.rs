@@ -90,10 +90,7 @@ pub(crate) fn container(spec_json: &[u8]) -> Result<ContainerPlan, PlanError> {
     let spec: Spec = serde_json::from_slice(spec_json)?;
     let linux = spec.linux.unwrap_or_default();
     refuse_unsupported(&linux)?;
-    let mounts: Vec<_> = spec.mounts.into_iter().map(mounts::plan).collect::<Result<_, _>>()?;
-    let mut namespaces = namespaces::plan(&linux.namespaces)?;
-    // Engines on cgroup v1 ask for none, and mean the container's own groups all the same: not those of its neighbours.
-    namespaces.new_cgroup |= !namespaces.has_cgroup() && mounts.iter().any(MountPlan::shows_cgroups);
+    let namespaces = namespaces::plan(&linux.namespaces)?;
     let hostname = spec.hostname.filter(|name| !name.is_empty());
     let domainname = spec.domainname.filter(|name| !name.is_empty());
     refuse_unless(
@@ -111,7 +108,7 @@ pub(crate) fn container(spec_json: &[u8]) -> Result<ContainerPlan, PlanError> {
         domainname,
         namespaces,
         propagation: linux.rootfs_propagation.as_deref().map(mounts::root_propagation).transpose()?,
-        mounts,
+        mounts: spec.mounts.into_iter().map(mounts::plan).collect::<Result<_, _>>()?,
         devices: linux.devices.iter().map(device_node).collect::<Result<_, _>>()?,
         masked_paths: absolute_paths("linux.maskedPaths", linux.masked_paths)?,
         readonly_paths: absolute_paths("linux.readonlyPaths", linux.readonly_paths)?,

@@ -4,6 +4,7 @@
 use std::{error::Error, future::Future};
 
 use async_trait::async_trait;
+use rustix::process::Signal;
 use securectr_protocol::{
     agent::{
         ContainerRequest, CreateRequest, CreateResponse, DeleteRequest, Empty, ExecRequest, File,
@@ -82,7 +83,7 @@ impl Agent for Service {
         let name = name(request.process.into_option())?;
         let signal = i32::try_from(request.signal)
             .ok()
-            .filter(|signal| (1..=libc::SIGRTMAX()).contains(signal))
+            .and_then(Signal::from_named_raw)
             .ok_or_else(|| invalid(format!("{} is not a signal", request.signal)))?;
         let sent = if request.all {
             self.containers.signal_all(&name.container, signal)

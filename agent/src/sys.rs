@@ -43,13 +43,6 @@ pub(crate) fn copy_self(
     }
 }
 
-/// Sends a signal to a process. Any number that the kernel knows: images ask for real-time signals as their stop signal, too.
-pub(crate) fn kill(pid: Pid, signal: libc::c_int) -> io::Result<()> {
-    // SAFETY: takes integers; the pid is above 0, so that it names one process.
-    let result = unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
 /// Ends the process without running anything of the memory it was copied from.
 pub(crate) fn exit(code: i32) -> ! {
     // SAFETY: takes an integer and does not return.

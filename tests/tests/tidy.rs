@@ -23,6 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("securectr-jail", &[]),
     ("securectr-protocol", &[]),
     ("securectr-sandbox", &["securectr-files", "securectr-protocol", "securectr-vmm"]),
+    ("securectr-shim", &["securectr-sandbox"]),
     ("securectr-test-host", &[]),
     ("securectr-tests", &[]),
     ("securectr-vmm", &["securectr-jail"]),

@@ -1,11 +1,13 @@
 //! The processes of a group, and signals to all of them. A container that may write its cgroup can have groups below: they count.
 
-use std::{fs, path::PathBuf};
+use std::{fs, io, path::PathBuf};
 
-use rustix::process::Pid;
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, kill_process},
+};
 
 use super::{Cgroup, CgroupError, read, write};
-use crate::sys::kill;
 
 /// A container can make many groups; beyond these, what is in them is not looked for.
 const MOST_GROUPS: usize = 1024;
@@ -35,18 +37,18 @@ impl Cgroup {
     }
 
     /// Sends a signal to every process of the group.
-    pub(crate) fn signal_all(&self, signal: i32) -> Result<(), CgroupError> {
-        if signal == libc::SIGKILL {
+    pub(crate) fn signal_all(&self, signal: Signal) -> Result<(), CgroupError> {
+        if signal == Signal::KILL {
             return self.kill_all();
         }
         for pid in self.processes()? {
-            match kill(pid, signal) {
+            match kill_process(pid, signal) {
                 // It has ended meanwhile.
-                Err(source) if source.raw_os_error() != Some(libc::ESRCH) => {
-                    let path = self.path.clone();
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(error) => {
+                    let (path, source) = (self.path.clone(), io::Error::from(error));
                     return Err(CgroupError::File { operation: "signal a process of", path, source });
                 }
-                Ok(()) | Err(_) => {}
             }
         }
         Ok(())

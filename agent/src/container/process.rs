@@ -21,7 +21,7 @@ use crate::{
     plan::WindowSize,
     reaper::{ExitWatch, Reaper},
     stdio::{AgentStreams, End, Pumps},
-    sys::{copy_self, kill},
+    sys::copy_self,
 };
 
 /// Where a process is born.
@@ -138,11 +138,11 @@ impl Process {
     }
 
     /// The pid is not reused before the reaper has taken the process, which it cannot do meanwhile.
-    pub(super) fn signal(&self, signal: i32) -> Result<(), ContainerError> {
+    pub(super) fn signal(&self, signal: Signal) -> Result<(), ContainerError> {
         if self.has_ended() {
             return Err(ContainerError::Ended);
         }
-        Ok(kill(self.pid, signal)?)
+        Ok(kill_process(self.pid, signal).map_err(io::Error::from)?)
     }
 
     pub(super) fn resize(&self, size: WindowSize) -> Result<(), ContainerError> {

@@ -16,13 +16,6 @@ pub(crate) struct MountPlan {
     pub propagation: Option<Propagation>,
 }
 
-impl MountPlan {
-    /// Whether it is the cgroup file system.
-    pub(crate) fn shows_cgroups(&self) -> bool {
-        matches!(&self.source, MountSource::FileSystem { kind, .. } if kind == "cgroup2")
-    }
-}
-
 #[derive(Debug)]
 pub(crate) enum MountSource {
     /// Parameters with and without a value, as the file system's own mount options.

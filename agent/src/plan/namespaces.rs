@@ -32,12 +32,6 @@ impl Namespaces {
         self.clone_flags & libc::CLONE_NEWUTS as u64 != 0 || self.joined.iter().any(is_uts)
     }
 
-    /// Of its own, or another's.
-    pub(crate) fn has_cgroup(&self) -> bool {
-        let is_cgroup = |joined: &Joined| joined.kind == LinkNameSpaceType::ControlGroup;
-        self.new_cgroup || self.joined.iter().any(is_cgroup)
-    }
-
     /// With a pid namespace of its own, the end of init is the end of all.
     pub(crate) fn has_own_pid(&self) -> bool {
         self.clone_flags & libc::CLONE_NEWPID as u64 != 0

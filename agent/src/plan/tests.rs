@@ -282,16 +282,3 @@ fn a_hook_of_the_containers_start_gets_its_state() {
         assert!(hooks(hook.clone()).is_err(), "{hook}");
     }
 }
-
-#[test]
-fn the_cgroup_file_system_shows_the_containers_own_groups() {
-    let mount = json!([{ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup" }]);
-    let mut spec = minimal();
-    spec["mounts"] = mount;
-    let plan = |spec: &Value| container(&serde_json::to_vec(spec).unwrap()).unwrap().namespaces;
-    assert!(plan(&spec).new_cgroup);
-    let joined = json!({ "type": "cgroup", "path": "/proc/7/ns/cgroup" });
-    spec["linux"]["namespaces"].as_array_mut().unwrap().push(joined);
-    assert!(!plan(&spec).new_cgroup);
-    assert!(!plan(&minimal()).new_cgroup);
-}

@@ -23,8 +23,6 @@ scenarios! {
     waiting_for_an_oom_kill_has_an_end,
     another_process_is_as_asked,
     process_names_are_unique_and_may_be_long,
-    realtime_signals_arrive,
-    what_engines_write_by_themselves_runs,
     hooks_run_in_the_container_before_its_program,
     a_hook_that_fails_is_the_end_of_a_start,
 }
@@ -398,49 +396,5 @@ async fn a_hook_that_fails_is_the_end_of_a_start(guest: &mut Guest) -> Result<()
         let output = guest.finish(created).await?;
         ensure!(output.stdout.is_empty() && output.end.exit_code == 125, "{output:?}");
     }
-    Ok(())
-}
-
-async fn realtime_signals_arrive(guest: &mut Guest) -> Result<()> {
-    let mut one =
-        running(guest, "trap 'echo stopped; exit 5' 37; echo ready; while :; do sleep 0.05; done").await?;
-    one.read_until("ready").await?;
-    guest.signal(&one.id, 37, false).await?;
-    let output = guest.finish(one).await?;
-    ensure!(output.stdout == "stopped\n" && output.end.exit_code == 5, "{output:?}");
-    Ok(())
-}
-
-async fn what_engines_write_by_themselves_runs(guest: &mut Guest) -> Result<()> {
-    fs::create_dir_all("/run/engine/data")?;
-    fs::write("/run/engine/hosts", "127.0.0.1 localhost\n")?;
-    let script = "cat /etc/hosts; ls -d /sys/fs/cgroup/containers 2>&1; \
-        while read -r line; do set -- $line; echo \"$5 $6\"; done < /proc/self/mountinfo";
-    let mut docker: Value = serde_json::from_slice(include_bytes!("../../src/plan/fixtures/docker.json"))?;
-    // The fixture's filter is shortened.
-    docker["linux"]["seccomp"] = Value::Null;
-    docker["linux"]["namespaces"].as_array_mut().context("a list")?.retain(|one| one["type"] != "cgroup");
-    docker["process"]["args"] = json!(["sh", "-c", script]);
-    docker["process"]["env"] = json!(["PATH=/bin"]);
-    for mount in docker["mounts"].as_array_mut().context("a list")? {
-        let is_directory = mount["destination"] == "/data";
-        if mount["type"] == "bind" {
-            mount["source"] = json!(if is_directory { "/run/engine/data" } else { "/run/engine/hosts" });
-        }
-    }
-    let said = guest.say_in(&docker).await?;
-    ensure!(said.starts_with("127.0.0.1 localhost\nls: "), "{said}");
-    for line in [
-        "/data ro,nosuid,nodev,noexec,",
-        "/sys/fs/cgroup ro,nosuid,nodev,noexec,",
-        "/dev/shm rw,nosuid,nodev,noexec,",
-        "/etc/hostname rw,",
-    ] {
-        ensure!(said.contains(line), "{line}: {said}");
-    }
-    let mut ctr: Value = serde_json::from_slice(include_bytes!("../../src/plan/fixtures/ctr.json"))?;
-    ctr["process"]["args"] = json!(["sh", "-c", "ulimit -n; id -G; touch /run/made && ls /run"]);
-    ctr["process"]["env"] = json!(["PATH=/bin"]);
-    ensure!(guest.say_in(&ctr).await? == "1024\n0 1 2 3 4 6 10 11 20 26 27\nmade\n");
     Ok(())
 }
