@@ -2,3 +2,5 @@
 
 mod ctr;
 mod faults;
+mod oci;
+mod podman;
