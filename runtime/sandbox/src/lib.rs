@@ -20,6 +20,7 @@ mod id;
 mod installation;
 mod plan;
 mod process;
+mod program;
 mod sandbox;
 mod shares;
 mod state;
@@ -43,6 +44,7 @@ pub use plan::{
     container, plan,
 };
 pub use process::{Exit, KillError, Phase, Process, StartError};
+pub use program::find_program;
 pub use sandbox::{Disks, ExitStatus, LaunchFailure, OomKilled, ProcessName, Reach, Sandbox, SandboxError};
 pub use shares::{Share, ShareError};
 pub use state::{StateError, StateRoot};

@@ -15,8 +15,9 @@ use containerd_shim_protos::{
 };
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources, Spec};
 use securectr_sandbox::{
-    Anchor, BootError, Bundle, Disks, Host, IdError, MachinePlan, PlanError, Process, ProcessName,
-    RootSource, Sandbox, SandboxError, SandboxId, Settings, Streams, StreamsWanted, Writable, container,
+    Anchor, BootError, Bundle, Disks, Host, IdError, LaunchFailure, MachinePlan, PlanError, Process,
+    ProcessName, RootSource, Sandbox, SandboxError, SandboxId, Settings, Streams, StreamsWanted, Writable,
+    container, find_program,
 };
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -49,6 +50,8 @@ pub(crate) enum PodError {
     Id(String, #[source] IdError),
     #[error("understand the container")]
     Plan(#[from] PlanError),
+    #[error("OCI runtime create failed: {}: unknown", .0.in_runcs_words())]
+    Launch(LaunchFailure),
     #[error(transparent)]
     Mount(#[from] MountError),
     #[error(transparent)]
@@ -163,6 +166,7 @@ impl Pod {
     /// Mounts the container's root, and plans it.
     fn plan(&self, request: &CreateTaskRequest, bundle: &Path, spec: Spec) -> Result<Container, PodError> {
         let rootfs = Rootfs::mount(bundle, &request.rootfs)?;
+        find_program(rootfs.path(), &spec).map_err(PodError::Launch)?;
         let id = sandbox_id(&self.namespace, &request.id)?;
         let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
         let writable = if read_only { Writable::Nothing } else { Writable::InPlace };

@@ -133,7 +133,8 @@ fn what_a_container_is_not_ready_for_is_refused_in_runcs_words() -> Result<()> {
         let bundle = Bundle::new(runtime, &["sleep", "1000"])?;
         let refused = |words: &[&str], reason: &str| -> Result<()> {
             let finished = bundle.call(words)?;
-            let says = finished.err().contains(reason) || finished.out().contains(reason);
+            // In runc's log format, quotes are escaped.
+            let says = finished.err().replace('\\', "").contains(reason);
             assert!(finished.code != 0 && says, "{words:?}: {finished:?}");
             Ok(())
         };
@@ -144,10 +145,7 @@ fn what_a_container_is_not_ready_for_is_refused_in_runcs_words() -> Result<()> {
         bundle.call(&["start", "c1"])?;
         refused(&["start", "c1"], "cannot start an already running container")?;
         refused(&["delete", "c1"], "that is not stopped")?;
-        refused(&["exec", "c1", "nosuch"], r#"exec: \"nosuch\": executable file not found in $PATH"#)
-            .or_else(|_| {
-                refused(&["exec", "c1", "nosuch"], r#"exec: "nosuch": executable file not found in $PATH"#)
-            })?;
+        refused(&["exec", "c1", "nosuch"], r#"exec: "nosuch": executable file not found in $PATH"#)?;
         bundle.call(&["kill", "c1", "KILL"])?;
         bundle.wait_until("stopped")?;
         refused(&["kill", "c1", "KILL"], "container not running")?;

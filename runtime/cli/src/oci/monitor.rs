@@ -10,12 +10,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::Spec;
 use rustix::process::setsid;
 use securectr_sandbox::{
     Bundle, ContainerPlan, Disks, Exit, ExitStatus, Host, Installation, MachinePlan, Process, ProcessName,
-    Reach, RootSource, Sandbox, StateRoot, Streams, StreamsWanted, Writable, container,
+    Reach, RootSource, Sandbox, StateRoot, Streams, StreamsWanted, Writable, container, find_program,
 };
 use tokio::{net::UnixListener, task::JoinSet, time::timeout};
 
@@ -104,6 +104,7 @@ async fn make(args: &Monitor, records: &Records, global: &Global) -> Result<Watc
         (false, Some(_)) => bail!("cannot use console socket if runc will not detach or allocate tty"),
         (false, None) => None,
     };
+    find_program(&book.record.rootfs, &spec).map_err(|failure| anyhow!(failure.in_runcs_words()))?;
     let plan = plan(args, &bundle, spec)?;
     let limits = plan.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let machine = MachinePlan::limited(limits, true, &run::settings(global))?;
