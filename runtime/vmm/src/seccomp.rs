@@ -85,6 +85,8 @@ const MAIN: &[Row] = &[
     (libc::SYS_epoll_wait, &[]),
     // Events of devices.
     (libc::SYS_read, &[]),
+    // Which frames a network interface's driver takes.
+    (libc::SYS_ioctl, &[Check::Is(1, devices::TUNSETOFFLOAD)]),
     // Requests of the parent.
     (libc::SYS_recvfrom, &[]),
     // Stopping vCPUs.

@@ -26,6 +26,7 @@ pub struct VmSpec {
     /// Where the serial port's output goes; written without waiting, what does not fit is dropped.
     pub console: Fd,
     pub disks: Vec<DiskSpec>,
+    pub nets: Vec<NetSpec>,
     pub vsock: VsockSpec,
 }
 
@@ -35,6 +36,17 @@ pub struct DiskSpec {
     /// A regular file whose size is a multiple of 512.
     pub file: Fd,
     pub read_only: bool,
+}
+
+/// A virtio-net device; the first in the list is `eth0` in the guest, unless it is renamed there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NetSpec {
+    /// A tap, opened without waiting: IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, TUNSETVNETHDRSZ of 12. Which offloads it has, the VMM says.
+    pub tap: Fd,
+    /// Of one interface, not of a group.
+    pub mac: [u8; 6],
+    /// In bytes, at least 68: what a frame carries behind its Ethernet header.
+    pub mtu: u16,
 }
 
 /// The virtio-vsock device. The guest has CID 3, the host is CID 2.

@@ -10,7 +10,7 @@ mod negotiation;
 mod queues;
 mod state;
 
-use std::{collections::VecDeque, io};
+use std::{collections::VecDeque, io, os::fd::RawFd};
 
 use virtio_bindings::{
     virtio_config::{VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1},
@@ -55,8 +55,8 @@ pub(crate) struct Mmio {
     reset_owed: bool,
     /// The device has been activated. Only the event loop changes it.
     running: bool,
-    /// The event loop watches the device's own descriptor.
-    watched: bool,
+    /// The device's own descriptor, when the event loop watches it.
+    watched: Option<RawFd>,
     interrupt: EventFd,
     /// Calls the event loop.
     wake: EventFd,
@@ -82,7 +82,7 @@ impl Mmio {
             interrupt_status: 0,
             reset_owed: false,
             running: false,
-            watched: false,
+            watched: None,
             interrupt,
             wake: EventFd::new(EFD_NONBLOCK)?,
             news: VecDeque::new(),

@@ -2,6 +2,7 @@
 
 mod block;
 mod mmio;
+mod net;
 mod rng;
 mod sys;
 mod virtqueue;
@@ -18,7 +19,10 @@ use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-pub(crate) use self::mmio::{Mmio, StateError};
+pub(crate) use self::{
+    mmio::{Mmio, StateError},
+    net::TUNSETOFFLOAD,
+};
 use self::virtqueue::{Violation, Virtqueue};
 use crate::descriptors::{DescriptorError, Descriptors};
 
@@ -26,6 +30,7 @@ use crate::descriptors::{DescriptorError, Descriptors};
 pub(crate) const SYSCALLS: &[(&str, &[libc::c_long])] = &[
     ("virtio-mmio", mmio::SYSCALLS),
     ("virtio-blk", block::SYSCALLS),
+    ("virtio-net", net::SYSCALLS),
     ("virtio-vsock", vsock::SYSCALLS),
     ("virtio-rng", rng::SYSCALLS),
 ];
@@ -94,7 +99,8 @@ pub(crate) trait VirtioDevice: Send {
     /// The configuration space, the same at all times.
     fn config(&self) -> &[u8];
 
-    /// A descriptor that becomes readable when the device has work that no queue announces. Watched from `activate` to `reset`.
+    /// A descriptor that becomes readable when the device has work that no queue announces. Asked for after each call, and
+    /// watched between `activate` and `reset`.
     fn poll_fd(&self) -> Option<RawFd> {
         None
     }
@@ -127,13 +133,15 @@ pub(crate) enum DeviceError {
     Descriptor(#[from] DescriptorError),
     #[error("disk {0}")]
     Disk(usize, #[source] block::DiskError),
+    #[error("network interface {0}")]
+    Net(usize, #[source] net::NetError),
     #[error("virtio-vsock")]
     Vsock(#[source] vsock::VsockError),
     #[error("make the transport of {0}")]
     Transport(String, #[source] io::Error),
 }
 
-/// Builds the devices that the spec asks for: the disks in their order, vsock, rng. `news` is written when a transport
+/// Builds the devices that the spec asks for: disks and network interfaces in their order, vsock, rng. `news` is written when a transport
 /// has something to [tell](Mmio::take_news).
 pub(crate) fn build(
     spec: &VmSpec,
@@ -149,6 +157,11 @@ pub(crate) fn build(
             format!("virtio-blk {index}"),
             Box::new(block.map_err(|error| DeviceError::Disk(index, error))?),
         ));
+    }
+    for (index, spec) in spec.nets.iter().enumerate() {
+        let net = net::Net::new(descriptors.take(spec.tap)?.into(), spec.mac, spec.mtu);
+        let net = net.map_err(|error| DeviceError::Net(index, error))?;
+        devices.push((format!("virtio-net {index}"), Box::new(net)));
     }
     devices.push(("virtio-vsock".to_owned(), Box::new(vsock::Vsock::open(&spec.vsock, descriptors)?)));
     devices.push(("virtio-rng".to_owned(), Box::new(rng::Rng)));
