@@ -27,7 +27,7 @@ impl Descriptors {
     pub(crate) fn named_by(spec: &VmSpec) -> Result<Self, DescriptorError> {
         let mut untaken: Vec<Fd> = vec![spec.kvm, spec.kernel, spec.initramfs, spec.console];
         untaken.extend(spec.disks.iter().map(|disk| disk.file));
-        untaken.extend(spec.nets.iter().map(|net| net.tap));
+        untaken.extend(spec.nets.iter().filter_map(|net| net.tap));
         untaken.push(spec.vsock.listener);
         untaken.extend(spec.vsock.dial_out.iter().map(|dial_out| dial_out.stream));
         untaken.sort_unstable_by_key(|fd| fd.0);

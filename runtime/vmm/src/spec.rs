@@ -38,11 +38,12 @@ pub struct DiskSpec {
     pub read_only: bool,
 }
 
-/// A virtio-net device; the first in the list is `eth0` in the guest, unless it is renamed there.
+/// A virtio-net device. The guest tells it by its MAC address.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NetSpec {
-    /// A tap, opened without waiting: IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, TUNSETVNETHDRSZ of 12. Which offloads it has, the VMM says.
-    pub tap: Fd,
+    /// A tap, opened without waiting: IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, TUNSETVNETHDRSZ of 12. Which offloads it has, the VMM
+    /// says. Without, the device waits for [`Request::AttachNet`](crate::control::Request::AttachNet).
+    pub tap: Option<Fd>,
     /// Of one interface, not of a group.
     pub mac: [u8; 6],
     /// In bytes, at least 68: what a frame carries behind its Ethernet header.

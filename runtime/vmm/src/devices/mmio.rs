@@ -10,7 +10,11 @@ mod negotiation;
 mod queues;
 mod state;
 
-use std::{collections::VecDeque, io, os::fd::RawFd};
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{OwnedFd, RawFd},
+};
 
 use virtio_bindings::{
     virtio_config::{VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1},
@@ -25,7 +29,7 @@ use self::{
     negotiation::{Negotiation, Step},
     queues::Queues,
 };
-use super::{News, VirtioDevice, virtqueue::Violation};
+use super::{AttachError, News, VirtioDevice, virtqueue::Violation};
 
 /// Calls that any device behind the transport makes: an eventfd is read for each notification and written for each interrupt.
 pub(super) const SYSCALLS: &[libc::c_long] = &[libc::SYS_read, libc::SYS_write, libc::SYS_epoll_ctl];
@@ -98,6 +102,13 @@ impl Mmio {
     /// What the event loop should know, oldest first.
     pub(crate) fn take_news(&mut self) -> Option<News> {
         self.news.pop_front()
+    }
+
+    /// Gives the device what the parent has sent for it. The event loop's thread calls this, outside of events.
+    pub(crate) fn attach(&mut self, fd: OwnedFd) -> Result<(), AttachError> {
+        self.device.attach(fd)?;
+        self.call_event_loop();
+        Ok(())
     }
 
     /// A driver's read in the device's window, of any width. What is no register, or not read as one, is zero.

@@ -10,7 +10,7 @@ mod vsock;
 
 use std::{
     io,
-    os::fd::RawFd,
+    os::fd::{OwnedFd, RawFd},
     sync::{Arc, Mutex},
 };
 
@@ -19,11 +19,11 @@ use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use self::virtqueue::{Violation, Virtqueue};
 pub(crate) use self::{
     mmio::{Mmio, StateError},
-    net::TUNSETOFFLOAD,
+    net::IOCTLS as NET_IOCTLS,
 };
-use self::virtqueue::{Violation, Virtqueue};
 use crate::descriptors::{DescriptorError, Descriptors};
 
 /// What each part needs of the kernel in the event loop's thread while the guest runs.
@@ -115,6 +115,11 @@ pub(crate) trait VirtioDevice: Send {
     /// Back to the state before `activate`. The queues are gone already; chains that were popped must be forgotten.
     fn reset(&mut self);
 
+    /// Takes what the parent has sent for it after the start.
+    fn attach(&mut self, _: OwnedFd) -> Result<(), AttachError> {
+        Err(AttachError::Impossible)
+    }
+
     /// What the device has to say; asked after each call.
     fn take_news(&mut self) -> Option<News> {
         None
@@ -141,8 +146,16 @@ pub(crate) enum DeviceError {
     Transport(String, #[source] io::Error),
 }
 
-/// Builds the devices that the spec asks for: disks and network interfaces in their order, vsock, rng. `news` is written when a transport
-/// has something to [tell](Mmio::take_news).
+#[derive(Debug, Error)]
+pub(crate) enum AttachError {
+    #[error("this kind of device takes nothing while it runs")]
+    Impossible,
+    #[error("plug in a network interface")]
+    Net(#[source] net::NetError),
+}
+
+/// Builds the devices that the spec asks for: disks and network interfaces in their order, vsock, rng. `news` is written when a
+/// transport has something to [tell](Mmio::take_news).
 pub(crate) fn build(
     spec: &VmSpec,
     descriptors: &mut Descriptors,
@@ -159,7 +172,8 @@ pub(crate) fn build(
         ));
     }
     for (index, spec) in spec.nets.iter().enumerate() {
-        let net = net::Net::new(descriptors.take(spec.tap)?.into(), spec.mac, spec.mtu);
+        let tap = spec.tap.map(|tap| descriptors.take(tap)).transpose()?;
+        let net = net::Net::new(tap.map(Into::into), spec.mac, spec.mtu);
         let net = net.map_err(|error| DeviceError::Net(index, error))?;
         devices.push((format!("virtio-net {index}"), Box::new(net)));
     }

@@ -1,12 +1,18 @@
 //! virtio-net on a tap (VirtIO 1.2, section 5.1), without a control queue: what the driver may change, it changes in the guest.
 //!
+//! The wire may be plugged in later: a network namespace can get its interfaces while the guest runs.
+//!
 //! A frame that cannot go on is lost, as on any wire. What the driver says of a frame reaches the host's kernel only as far as
 //! it was negotiated: there, parsing of these headers has been wrong before.
 
 mod backend;
 mod header;
 
-use std::{fs::File, io, os::fd::RawFd};
+use std::{
+    fs::File,
+    io,
+    os::fd::{OwnedFd, RawFd},
+};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -24,15 +30,16 @@ use self::{
     header::{HEADER_LEN, Header},
 };
 use super::{
-    Progress, StateError, VirtioDevice,
+    AttachError, Progress, StateError, VirtioDevice,
     virtqueue::{Violation, Virtqueue},
 };
 
-/// The tap's. What the driver takes of frames is set by [`TUNSETOFFLOAD`], which has a row of its own in the filter.
+/// The tap's. Its [`IOCTLS`] have rows of their own in the filter.
 pub(super) const SYSCALLS: &[libc::c_long] = &[libc::SYS_read, libc::SYS_writev];
 
-/// The one ioctl(2) of a running VMM's event loop.
-pub(crate) const TUNSETOFFLOAD: u32 = libc::TUNSETOFFLOAD as u32;
+/// What is asked of a tap, and what it is told. No other ioctl(2) is for a running VMM's event loop to make.
+pub(crate) const IOCTLS: [u32; 3] =
+    [libc::TUNGETIFF as u32, libc::TUNGETVNETHDRSZ as u32, libc::TUNSETOFFLOAD as u32];
 
 const FORMAT: u32 = 1;
 /// For the guest, and from it.
@@ -65,12 +72,17 @@ pub(crate) enum NetError {
     Mtu(u16),
     #[error("the MAC address {0:02x?} is not that of one interface")]
     Mac([u8; 6]),
+    #[error("it has a tap already")]
+    Plugged,
+    #[error("tell the tap which offloads the driver takes")]
+    Offloads(#[source] io::Error),
 }
 
 pub(super) struct Net {
     config: [u8; CONFIG_LEN],
-    backend: Box<dyn Backend>,
-    /// The other end of the wire has gone: nothing comes any more, and what is sent is lost.
+    /// The other end of the wire; none as long as nobody has plugged it in. Without, what is sent is lost.
+    backend: Option<Box<dyn Backend>>,
+    /// The other end has gone: nothing comes any more.
     unplugged: bool,
     features: u64,
     /// A frame on its way to the guest, with its header: the first `held` bytes.
@@ -86,11 +98,12 @@ struct NetState {
 }
 
 impl Net {
-    pub(super) fn new(tap: File, mac: [u8; 6], mtu: u16) -> Result<Self, NetError> {
-        Self::with_backend(Box::new(Tap::new(tap)?), mac, mtu)
+    pub(super) fn new(tap: Option<File>, mac: [u8; 6], mtu: u16) -> Result<Self, NetError> {
+        let tap = tap.map(Tap::new).transpose()?;
+        Self::with_backend(tap.map(|tap| Box::new(tap) as Box<dyn Backend>), mac, mtu)
     }
 
-    fn with_backend(backend: Box<dyn Backend>, mac: [u8; 6], mtu: u16) -> Result<Self, NetError> {
+    fn with_backend(backend: Option<Box<dyn Backend>>, mac: [u8; 6], mtu: u16) -> Result<Self, NetError> {
         if mtu < MIN_MTU {
             return Err(NetError::Mtu(mtu));
         }
@@ -105,6 +118,15 @@ impl Net {
         self.features & 1 << feature != 0
     }
 
+    fn plug_in(&mut self, mut backend: Box<dyn Backend>) -> Result<(), NetError> {
+        if self.backend.is_some() {
+            return Err(NetError::Plugged);
+        }
+        backend.set_offloads(header::tap_offloads(self.features)).map_err(NetError::Offloads)?;
+        self.backend = Some(backend);
+        Ok(())
+    }
+
     /// From the guest to the wire.
     fn transmit(&mut self, queue: &mut Virtqueue<'_>) -> Result<Progress, Violation> {
         for _ in 0..MAX_FRAMES_A_CALL {
@@ -115,9 +137,11 @@ impl Net {
             };
             first.read(&mut header);
             let header = Header::from_driver(header, self.features);
-            if let Some(header) = header.filter(|_| chain.readable.len() <= MAX_FRAME_LEN) {
+            if let (Some(header), Some(backend), ..=MAX_FRAME_LEN) =
+                (header, &mut self.backend, chain.readable.len())
+            {
                 // A full queue, a frame that the kernel will not have, an interface that is gone: all lost.
-                let _ = self.backend.send(&header, &frame);
+                let _ = backend.send(&header, &frame);
             }
             queue.push(chain.head, 0)?;
         }
@@ -141,14 +165,13 @@ impl Net {
 
     /// Whether there is a frame now.
     fn take_frame(&mut self) -> bool {
-        if self.unplugged {
-            return false;
-        }
-        match self.backend.receive(&mut self.frame) {
-            Ok(len) => self.held = len.unwrap_or(0),
+        let Some(backend) = self.backend.as_mut().filter(|_| !self.unplugged) else { return false };
+        match backend.receive(&mut self.frame) {
+            // What has no header is no frame.
+            Ok(len) => self.held = len.filter(|&len| len >= HEADER_LEN).unwrap_or(0),
             Err(_) => self.unplugged = true,
         }
-        self.held >= HEADER_LEN
+        self.held > 0
     }
 
     /// Whether the frame is with the driver, or lost because the driver's only buffer for it is too small.
@@ -204,13 +227,14 @@ impl VirtioDevice for Net {
 
     /// Not while a frame waits for the driver: a tap that stays readable would call us for nothing.
     fn poll_fd(&self) -> Option<RawFd> {
-        (self.held == 0 && !self.unplugged).then(|| self.backend.fd())
+        let backend = self.backend.as_ref().filter(|_| self.held == 0 && !self.unplugged)?;
+        Some(backend.fd())
     }
 
     /// Before the first frame, the tap learns which frames the driver takes: a restored one may have agreed to other features.
     fn activate(&mut self, features: u64) -> io::Result<()> {
         self.features = features;
-        self.backend.set_offloads(header::tap_offloads(features))
+        self.backend.as_mut().map_or(Ok(()), |backend| backend.set_offloads(header::tap_offloads(features)))
     }
 
     fn process(&mut self, queues: &mut [Virtqueue<'_>]) -> Result<Progress, Violation> {
@@ -221,6 +245,12 @@ impl VirtioDevice for Net {
 
     fn reset(&mut self) {
         self.held = 0;
+        self.features = 0;
+    }
+
+    fn attach(&mut self, tap: OwnedFd) -> Result<(), AttachError> {
+        let plugged = Tap::new(tap.into()).and_then(|tap| self.plug_in(Box::new(tap)));
+        plugged.map_err(AttachError::Net)
     }
 
     /// A frame that is held is lost.
@@ -259,4 +289,4 @@ fn parse_config([a, b, c, d, e, f, _, _, _, _, low, high]: [u8; CONFIG_LEN]) -> 
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -30,9 +30,8 @@ impl Header {
             return None;
         }
         let mut told = header;
-        if let [flags, ..] = &mut told {
-            *flags &= VIRTIO_NET_HDR_F_NEEDS_CSUM as u8;
-        }
+        let [flags, ..] = &mut told;
+        *flags &= VIRTIO_NET_HDR_F_NEEDS_CSUM as u8;
         // It has no meaning in this direction.
         set_buffer_count(&mut told, 0);
         Some(Self(told))
@@ -50,8 +49,12 @@ pub(super) fn set_buffer_count(frame: &mut [u8], count: u16) {
     }
 }
 
-/// What a driver with these features takes, in the tap's terms.
+/// What a driver with these features takes, in the tap's terms. Without checksums there are no segments (section 5.1.3.1): the
+/// tap would refuse them.
 pub(super) fn tap_offloads(features: u64) -> libc::c_uint {
+    if features & 1 << VIRTIO_NET_F_GUEST_CSUM == 0 {
+        return 0;
+    }
     [
         (VIRTIO_NET_F_GUEST_CSUM, libc::TUN_F_CSUM),
         (VIRTIO_NET_F_GUEST_TSO4, libc::TUN_F_TSO4),
