@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use rustix::process::Signal;
 use securectr_protocol::{
     agent::{
-        CreateRequest, CreateResponse, DeleteRequest, Empty, ExecRequest, File, LaunchFailure, ProcessId,
-        ResizeRequest, Rootfs, ShutdownRequest, SignalRequest, StartRequest, StartResponse, Stdio,
-        WaitRequest, WaitResponse, rootfs,
+        ConfigureNetworkRequest, CreateRequest, CreateResponse, DeleteRequest, Empty, ExecRequest, File,
+        LaunchFailure, ProcessId, ResizeRequest, Rootfs, ShutdownRequest, SignalRequest, StartRequest,
+        StartResponse, Stdio, WaitRequest, WaitResponse, rootfs,
     },
     agent_ttrpc::Agent,
 };
@@ -18,7 +18,7 @@ use ttrpc::{Code, asynchronous::TtrpcContext, get_status};
 use crate::{
     container::{ContainerError, Containers, GivenFile, NotExecuted, ProcessName, RootfsPlan, Upper},
     cpus::Cpus,
-    init,
+    init, network,
     plan::{self, WindowSize},
     reaper::Exit,
     stdio::HostStreams,
@@ -36,6 +36,10 @@ type Answer<T> = ttrpc::Result<T>;
 
 #[async_trait]
 impl Agent for Service {
+    async fn configure_network(&self, _: &TtrpcContext, request: ConfigureNetworkRequest) -> Answer<Empty> {
+        network::configure(&request.interfaces).map(|()| Empty::default()).map_err(|error| refusal(&error))
+    }
+
     async fn create(&self, _: &TtrpcContext, request: CreateRequest) -> Answer<CreateResponse> {
         let service = self.clone();
         to_its_end(async move {

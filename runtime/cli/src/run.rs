@@ -47,7 +47,7 @@ pub(crate) fn run(run: &Run, global: &Global, report: &Report) -> Result<u8> {
     let id = run.name.clone().map_or_else(SandboxId::random, Ok).context("make a name")?;
     let user = image.resolve_user(run.user.as_deref().unwrap_or(&image.config.user))?;
     let source = Source { id: &id, run, command, image: &image.config, user: &user };
-    let plan = plan(id.clone(), bundle::bundle(&source)?, &settings(global))?;
+    let plan = plan(id.clone(), bundle::bundle(&source)?, &settings(run, global))?;
     timeline.stamp("plan");
     if run.dry_run {
         println!("{}", serde_json::to_string_pretty(&plan)?);
@@ -98,12 +98,13 @@ fn image<'a>(run: &'a Run, global: &Global) -> Result<(Image, &'a [std::ffi::OsS
     Ok((store.rootfs(&reference, &mut progress)?, command))
 }
 
-fn settings(global: &Global) -> Settings {
+fn settings(run: &Run, global: &Global) -> Settings {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     Settings {
         default_memory_mib: DEFAULT_MEMORY_MIB,
         default_vcpu_count: cpus.min(DEFAULT_MOST_VCPUS) as u8,
         verbose_console: global.debug,
+        network: run.network.namespace().map(Path::to_owned),
     }
 }
 

@@ -17,9 +17,10 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 
 use crate::{
-    End, Installation, MachinePlan, SandboxId, StateError, StateRoot,
+    End, Installation, MachinePlan, NetworkError, SandboxError, SandboxId, StateError, StateRoot,
     agent::{Agent, AgentError},
     console,
+    network::Network,
     state::Record,
     undo::Undo,
     vmm::{Equipment, Vmm},
@@ -37,10 +38,14 @@ pub enum BootError {
     Descriptor(&'static str, #[source] io::Error),
     #[error("start securectr-vmm: {}", namespace_advice(.0))]
     Vmm(#[source] io::Error),
+    #[error("join the network")]
+    Network(#[from] NetworkError),
     #[error("boot the guest: {0}")]
     Ended(End),
     #[error("boot the guest")]
     Agent(#[source] AgentError),
+    #[error("set up the guest's network")]
+    GuestNetwork(#[source] Box<SandboxError>),
 }
 
 fn advice(error: &io::Error) -> &'static str {
@@ -64,6 +69,8 @@ fn namespace_advice(error: &io::Error) -> &'static str {
 pub(crate) struct Booted {
     pub agent: Agent,
     pub vmm: Vmm,
+    /// After the VMM, whose taps go with it.
+    pub network: Option<Network>,
     pub vsock: PathBuf,
     /// Declared last: the state goes when the VMM is gone.
     pub _undo: Undo,
@@ -94,7 +101,11 @@ pub(crate) async fn boot(
     let listener =
         UnixListener::bind(&vsock).map_err(|error| BootError::Descriptor("vsock socket", error))?;
     let (rpc, vmm_rpc) = socket_pair("agent connection")?;
-    let equipment = equip(plan, host, disks, listener, vmm_rpc)?;
+    let mut equipment = equip(plan, host, disks, listener, vmm_rpc)?;
+    let network = match &plan.network {
+        Some(path) => Some(Network::open(path, &mut equipment).await?),
+        None => None,
+    };
     let vmm = Vmm::start(&host.installation.vmm, equipment).await.map_err(BootError::Vmm)?;
     let recorded = state.write_record(&Record { id, monitor_pid: std::process::id(), vmm_pid: vmm.pid() });
     undo.push(move || state.remove());
@@ -107,7 +118,7 @@ pub(crate) async fn boot(
         agent = Agent::greet(rpc) => agent,
     };
     match agent {
-        Ok(agent) => Ok(Booted { agent, vmm, vsock, _undo: undo }),
+        Ok(agent) => Ok(Booted { agent, vmm, network, vsock, _undo: undo }),
         // A connection that breaks does so because the VMM dies: its cause is the true one.
         Err(AgentError::Broken) => Err(BootError::Ended(vmm.ended().await)),
         Err(error) => Err(BootError::Agent(error)),
@@ -152,6 +163,7 @@ fn equip(
             .into_iter()
             .map(|(file, read_only)| DiskSpec { file: table.lay(file), read_only })
             .collect(),
+        nets: Vec::new(),
         vsock: VsockSpec {
             listener: table.lay(listener),
             dial_out: vec![DialOut { port: RPC_PORT, stream: table.lay(vmm_rpc) }],

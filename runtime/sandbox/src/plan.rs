@@ -1,6 +1,8 @@
 //! From a bundle and settings to what is to be done. Pure: nothing here opens, reads or asks.
 
-use oci_spec::runtime::{LinuxCpu, Spec};
+use std::path::PathBuf;
+
+use oci_spec::runtime::{LinuxCpu, LinuxNamespaceType, Spec};
 use serde::Serialize;
 use thiserror::Error;
 
@@ -29,6 +31,8 @@ pub struct Settings {
     pub default_vcpu_count: u8,
     /// Let the guest's kernel speak on its console.
     pub verbose_console: bool,
+    /// A network namespace whose interfaces become the guest's; without, it has its loopback.
+    pub network: Option<PathBuf>,
 }
 
 /// Where what a container writes goes.
@@ -65,6 +69,7 @@ pub struct MachinePlan {
     pub memory_mib: u32,
     pub vcpu_count: u8,
     pub command_line: String,
+    pub network: Option<PathBuf>,
 }
 
 /// One container in it.
@@ -106,24 +111,37 @@ impl MachinePlan {
             memory_mib: settings.default_memory_mib,
             vcpu_count: settings.default_vcpu_count,
             command_line: command_line(settings),
+            network: settings.network.clone(),
         }
     }
 }
 
 /// Plans a sandbox with one container.
 pub fn plan(id: SandboxId, bundle: Bundle, settings: &Settings) -> Result<Plan, PlanError> {
-    let Bundle { spec, writable, files } = bundle;
+    let Bundle { mut spec, writable, files } = bundle;
     if spec.process().is_none() {
         return Err(PlanError::NoProcess);
     }
+    share_network(&mut spec);
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let memory = resources.and_then(|all| all.memory().as_ref()).and_then(|memory| memory.limit());
     let machine = MachinePlan {
         memory_mib: memory_mib(memory, settings)?,
         vcpu_count: vcpu_count(resources.and_then(|all| all.cpu().as_ref()), settings)?,
         command_line: command_line(settings),
+        network: settings.network.clone(),
     };
     Ok(Plan { container: ContainerPlan { id: id.clone(), spec, writable, files }, id, machine })
+}
+
+/// A network namespace that a spec names is one of the host's: what is in it is the guest's own network, which all containers
+/// share that have none of their own.
+fn share_network(spec: &mut Spec) {
+    let namespaces = spec.linux_mut().as_mut().and_then(|linux| linux.namespaces_mut().as_mut());
+    if let Some(namespaces) = namespaces {
+        namespaces
+            .retain(|namespace| namespace.typ() != LinuxNamespaceType::Network || namespace.path().is_none());
+    }
 }
 
 /// A limit holds inside the guest; the guest is as much larger as its kernel and agent need.
@@ -170,7 +188,7 @@ mod tests {
     use super::*;
 
     const SETTINGS: Settings =
-        Settings { default_memory_mib: 512, default_vcpu_count: 2, verbose_console: false };
+        Settings { default_memory_mib: 512, default_vcpu_count: 2, verbose_console: false, network: None };
 
     fn planned(resources: Value) -> Result<MachinePlan, PlanError> {
         let process = json!({"cwd": "/", "args": ["true"], "user": {"uid": 0, "gid": 0}});
@@ -225,6 +243,18 @@ mod tests {
     fn an_absurd_quota_is_refused() {
         assert_eq!(planned(cpu(1, 0)), Err(PlanError::CpuQuota { quota: 1, period: 0 }));
         assert_eq!(planned(cpu(6_500_000, 100_000)), Err(PlanError::TooManyCpus { asked: 65 }));
+    }
+
+    #[test]
+    fn a_network_of_the_hosts_is_the_guests_and_another_is_the_containers_own() {
+        let kept = |network: Value| {
+            let linux = json!({"namespaces": [{"type": "pid", "path": "/p"}, network]});
+            let mut spec = serde_json::from_value(json!({"ociVersion": "1.2.0", "linux": linux})).unwrap();
+            share_network(&mut spec);
+            spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap().len()
+        };
+        assert_eq!(kept(json!({"type": "network", "path": "/run/netns/x"})), 1);
+        assert_eq!(kept(json!({"type": "network"})), 2);
     }
 
     #[test]
