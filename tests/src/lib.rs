@@ -1,10 +1,12 @@
 //! What the tests of the built programs share: where they are, and a container run in three lines.
 
+mod lan;
 mod run;
 mod terminal;
 
 use std::path::{Path, PathBuf};
 
+pub use lan::Lan;
 pub use run::{Finished, Started, run, run_in, securectr};
 pub use terminal::Terminal;
 

@@ -132,6 +132,8 @@ impl Session<'_> {
             .transpose()
             .context("set up the terminal")?;
         self.resize(&sandbox).await?;
+        // Who has made the namespace may have waited for the container.
+        sandbox.refresh_network().await?;
         let output = streams::join(streams, self.timeline).context("join the container's streams")?;
         if let Err(failure) = sandbox.start(container).await? {
             return Ok(self.explain(failure));

@@ -22,7 +22,11 @@ use std::{
     thread,
 };
 
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    sched::{CloneFlags, setns},
+};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
@@ -91,9 +95,10 @@ struct Neighbour {
     mac: [u8; 6],
 }
 
-/// A namespace whose interfaces are, or will be, a guest's. When this is dropped, the namespace is as it was.
+/// A namespace whose interfaces are, or will be, a guest's. When this is dropped, the namespace is as it was. Who has it holds a
+/// flock(2) on it, which ends with the process: a namespace serves one sandbox at a time.
 #[derive(Debug)]
-struct Namespace(Arc<File>);
+struct Namespace(Arc<Flock<File>>);
 
 /// What is in the namespace now.
 #[derive(Debug)]
@@ -112,9 +117,14 @@ impl Namespace {
         if is_hosts(&namespace).map_err(open_error)? {
             return Err(NetworkError::Host(path.to_owned()));
         }
-        let namespace = Arc::new(namespace);
-        inside(&namespace, joined::refuse_used).await?;
-        Ok(Self(namespace))
+        let locked = Flock::lock(namespace, FlockArg::LockExclusiveNonblock);
+        let namespace = Self(Arc::new(locked.map_err(|(_, errno)| match errno {
+            Errno::EWOULDBLOCK => NetworkError::InUse,
+            errno => open_error(errno.into()),
+        })?));
+        // What a sandbox has left whose process was killed.
+        inside(&namespace.0, joined::part).await?;
+        Ok(namespace)
     }
 
     /// Gives a tap to each interface that has none. May be asked again, for those that have appeared since.
@@ -142,7 +152,7 @@ fn is_hosts(namespace: &File) -> io::Result<bool> {
 
 /// Does something in the namespace, in a thread that ends with it: a thread that has been elsewhere is good for nothing else.
 async fn inside<T: Send + 'static>(
-    namespace: &Arc<File>,
+    namespace: &Arc<Flock<File>>,
     work: impl FnOnce(&mut Netlink) -> Result<T, NetworkError> + Send + 'static,
 ) -> Result<T, NetworkError> {
     let (done, is_done) = oneshot::channel();

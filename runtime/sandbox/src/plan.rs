@@ -175,10 +175,11 @@ fn vcpu_count(cpu: Option<&LinuxCpu>, settings: &Settings) -> Result<u8, PlanErr
     Ok(asked as u8)
 }
 
-/// A panic resets at once, by the port that the VMM watches; one CPU boots, the agent brings the others online.
+/// A panic resets at once, by the port that the VMM watches; one CPU boots, the agent brings the others online. The driver of
+/// dummy interfaces makes one unasked, which containers would see.
 fn command_line(settings: &Settings) -> String {
     let speech = if settings.verbose_console { "loglevel=7" } else { "quiet loglevel=1" };
-    format!("console=ttyS0 {speech} reboot=k panic=-1 maxcpus=1")
+    format!("console=ttyS0 {speech} reboot=k panic=-1 maxcpus=1 dummy.numdummies=0")
 }
 
 #[cfg(test)]

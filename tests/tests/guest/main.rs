@@ -4,6 +4,7 @@ mod failures;
 mod images;
 mod install;
 mod limits;
+mod network;
 mod run;
 mod streams;
 mod terminal;

@@ -5,7 +5,7 @@ use std::{io, net::IpAddr};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage, AddressScope},
-    link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType},
 };
@@ -31,6 +31,14 @@ pub(super) fn name(link: &LinkMessage) -> &str {
         }
     }
     link.attributes.iter().find_map(name).unwrap_or_default()
+}
+
+pub(super) fn is_tap(link: &LinkMessage) -> bool {
+    let kinds = link.attributes.iter().flat_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.as_slice(),
+        _ => &[],
+    });
+    kinds.into_iter().any(|info| *info == LinkInfo::Kind(InfoKind::Tun))
 }
 
 /// The Ethernet interfaces among `links` that are up, no part of another one, and `wanted` by their index.

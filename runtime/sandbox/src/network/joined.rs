@@ -24,12 +24,6 @@ const INGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0 };
 /// Of all protocols, as tc_filter's header wants it: ETH_P_ALL in network order, below a priority.
 const ALL_PROTOCOLS: u32 = (1 << 16) | (libc::ETH_P_ALL as u16).to_be() as u32;
 
-/// A tap that is there belongs to a machine that lives: taps go with them.
-pub(super) fn refuse_used(netlink: &mut Netlink) -> Result<(), NetworkError> {
-    let taps = taps(&interfaces::links(netlink)?);
-    if taps.is_empty() { Ok(()) } else { Err(NetworkError::InUse) }
-}
-
 pub(super) fn join(netlink: &mut Netlink) -> Result<Joined, NetworkError> {
     let links = interfaces::links(netlink)?;
     let taps = taps(&links);
@@ -63,7 +57,7 @@ struct Tap {
 fn taps(links: &[LinkMessage]) -> Vec<Tap> {
     let tap = |link: &LinkMessage| {
         let serves = interfaces::name(link).strip_prefix(TAP_PREFIX)?.parse().ok()?;
-        Some(Tap { index: link.header.index, serves })
+        interfaces::is_tap(link).then_some(Tap { index: link.header.index, serves })
     };
     links.iter().filter_map(tap).collect()
 }
@@ -75,7 +69,7 @@ fn join_one(netlink: &mut Netlink, interface: &Interface) -> Result<OwnedFd, Net
     let tap = sys::make_tap(&name).map_err(failed("make a tap"))?;
     let index =
         nix::net::if_::if_nametoindex(name.as_str()).map_err(|errno| failed("find the tap")(errno.into()))?;
-    // What is there was left by a sandbox whose process was killed: its tap is gone.
+    // What a sandbox has left whose process was killed, and whose tap went with it.
     let _ = remove_ingress(netlink, interface.index);
     for (from, to) in [(interface.index, index), (index, interface.index)] {
         redirect(netlink, from, to).map_err(failed("redirect frames"))?;
