@@ -1,6 +1,7 @@
 //! rtnetlink(7), as far as one has to write it: changes, and the kernel's yes or no.
 //!
-//! By hand, since the usual crate reads and writes everything that there is, in PID 1: it made the agent larger by SIZE.
+//! By hand, since this is PID 1, which every boot copies: with netlink-packet-route a small static program that makes these four
+//! messages grows by 540 KiB, the agent with all of this by 21.
 
 use std::{io, os::fd::OwnedFd};
 
