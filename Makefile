@@ -39,7 +39,7 @@ guest:
 
 programs:
 	@.ci/packages $(PACKAGES)
-	$(CARGO) build --release --locked -p securectr -p securectr-vmm -p securectr-test-host
+	$(CARGO) build --release --locked -p securectr -p securectr-vmm -p securectr-files -p securectr-shim -p securectr-test-host
 
 images:
 	@.ci/packages $(PACKAGES) $(DEMO_PACKAGES)
@@ -56,6 +56,7 @@ unit-test: build images
 	$(CARGO) test --locked --workspace --exclude securectr-tests
 	$(CARGO) test --locked -p securectr-tests --test tidy
 	$(SUDO) $(CARGO) test --locked -p securectr-image --test image -- --ignored
+	$(SUDO) $(CARGO) test --locked -p securectr-files --test server -- --ignored
 
 # Cargo hands each test program to the script, which runs it where KVM can run Linux.
 guest-test: export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER := $(CURDIR)/tests/on-kvm
@@ -64,7 +65,7 @@ guest-test: build images
 	@$(MAKE) --no-print-directory install PREFIX=$(CURDIR)/target/installed DESTDIR=
 	$(CARGO) test --locked -p securectr-vmm --test machine -- --ignored
 	$(CARGO) test --locked -p securectr-agent --test containers
-	$(CARGO) test --locked -p securectr-tests --test guest --test leftovers
+	$(CARGO) test --locked -p securectr-tests --test guest --test engines --test leftovers
 
 lint: deny
 	$(CARGO) fmt --all --check
@@ -89,7 +90,7 @@ bench: build images
 	@tests/on-kvm $(PROGRAMS)/securectr-bench --out target/bench
 
 install: build
-	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)/securectr $(PROGRAMS)/securectr-vmm
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)/securectr $(PROGRAMS)/securectr-vmm $(PROGRAMS)/securectr-files $(PROGRAMS)/containerd-shim-securectr-v2
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/securectr $(GUEST)/vmlinux $(GUEST)/initramfs.cpio
 
 host: programs

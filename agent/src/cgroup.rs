@@ -1,6 +1,8 @@
 //! Control groups (v2): one for each container, below one of our own.
 
 mod devices;
+mod events;
+mod processes;
 mod sys;
 
 use std::{
@@ -10,15 +12,12 @@ use std::{
     time::Duration,
 };
 
-use rustix::{
-    fs::{CWD, Mode, OFlags, openat},
-    io::Errno,
-    process::{Pid, Signal, kill_process},
-};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use thiserror::Error;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::plan::{DEFAULT_DEVICES, DeviceKind, DeviceRule, Limits};
+use crate::plan::{Current, DEFAULT_DEVICES, DeviceKind, DeviceRule, Limits};
+use events::EventFile;
 
 /// Where the guest has its cgroups.
 pub(crate) const MOUNT_POINT: &str = "/sys/fs/cgroup";
@@ -31,6 +30,9 @@ const CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "hugetlb", "io", "memory", "pid
 /// How long killed processes may take to be gone.
 const GONE_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long processes may take to stand still: the kernel waits for those that are in the middle of a system call.
+const FREEZE_LIMIT: Duration = Duration::from_secs(10);
+
 #[derive(Debug, Error)]
 pub enum CgroupError {
     #[error("{operation} {path}")]
@@ -41,6 +43,8 @@ pub enum CgroupError {
     Devices { path: PathBuf, source: io::Error },
     #[error("the processes of {0} do not end")]
     Busy(PathBuf),
+    #[error("the processes of {0} do not freeze")]
+    NotFrozen(PathBuf),
 }
 
 /// Makes the group that holds the containers' and gives it all controllers that there are.
@@ -53,12 +57,7 @@ pub(crate) fn prepare() -> Result<(), CgroupError> {
 }
 
 fn enable_controllers(group: &Path) -> Result<(), CgroupError> {
-    let list = group.join("cgroup.controllers");
-    let available = fs::read_to_string(&list).map_err(|source| CgroupError::File {
-        operation: "read",
-        path: list,
-        source,
-    })?;
+    let available = read(&group.join("cgroup.controllers"))?;
     let wanted: Vec<_> = available
         .split_whitespace()
         .filter(|name| CONTROLLERS.contains(name))
@@ -73,6 +72,14 @@ fn make(group: &Path) -> Result<(), CgroupError> {
         Err(source) => Err(CgroupError::File { operation: "make", path: group.to_owned(), source }),
         Ok(()) => Ok(()),
     }
+}
+
+fn read(file: &Path) -> Result<String, CgroupError> {
+    fs::read_to_string(file).map_err(|source| CgroupError::File {
+        operation: "read",
+        path: file.to_owned(),
+        source,
+    })
 }
 
 fn write(file: &Path, value: &str) -> Result<(), CgroupError> {
@@ -106,7 +113,8 @@ impl Cgroup {
         Ok(group)
     }
 
-    fn limit(&self, limits: &Limits) -> Result<(), CgroupError> {
+    /// Writes the limits in their order.
+    pub(crate) fn limit(&self, limits: &Limits) -> Result<(), CgroupError> {
         limits.files.iter().try_for_each(|(file, value)| write(&self.path.join(file), value))
     }
 
@@ -130,40 +138,67 @@ impl Cgroup {
         self.directory.as_fd()
     }
 
-    /// Whether the kernel has killed a process of the group for want of memory.
-    pub(crate) fn oom_killed(&self) -> bool {
-        let events = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
-        value(&events, "oom_kill").is_some_and(|count| count > 0)
+    /// A file of the group.
+    pub(crate) fn read(&self, file: &str) -> Result<String, CgroupError> {
+        read(&self.path.join(file))
     }
 
-    /// Sends a signal to every process of the group.
-    pub(crate) fn signal_all(&self, signal: Signal) -> Result<(), CgroupError> {
-        if signal == Signal::KILL {
-            return self.kill_all();
-        }
-        let path = self.path.join("cgroup.procs");
-        let list = fs::read_to_string(&path).map_err(|source| CgroupError::File {
-            operation: "read",
-            path: path.clone(),
-            source,
-        })?;
-        let pids = list.lines().filter_map(|line| line.parse().ok()).filter_map(Pid::from_raw);
-        for pid in pids {
-            match kill_process(pid, signal) {
-                // It has ended meanwhile.
-                Ok(()) | Err(Errno::SRCH) => {}
-                Err(error) => {
-                    let source = error.into();
-                    return Err(CgroupError::File { operation: "signal a process of", path, source });
-                }
-            }
-        }
-        Ok(())
+    /// A file of the group, as empty when the kernel does not have it.
+    pub(crate) fn read_if_there(&self, file: &str) -> String {
+        self.read(file).unwrap_or_default()
     }
 
-    /// Kills all, also what forks meanwhile.
-    pub(crate) fn kill_all(&self) -> Result<(), CgroupError> {
-        write(&self.path.join("cgroup.kill"), "1")
+    /// What an update of the limits may leave unsaid.
+    pub(crate) fn current(&self) -> Current {
+        Current::read(
+            &self.read_if_there("memory.max"),
+            &self.read_if_there("memory.current"),
+            &self.read_if_there("cpu.max"),
+        )
+    }
+
+    /// How many processes of the group the kernel has killed for want of memory.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        value(&self.read_if_there("memory.events"), "oom_kill").unwrap_or(0)
+    }
+
+    /// Waits until more were killed than were seen.
+    pub(crate) async fn more_oom_kills(&self, seen: u64) -> Result<u64, CgroupError> {
+        let more = |text: &str| value(text, "oom_kill").filter(|&count| count > seen);
+        self.events("memory.events")?.until(more).await.map_err(|source| self.watch_error(source))
+    }
+
+    /// Stops all processes where they are. When they cannot be stopped, they all go on.
+    pub(crate) async fn freeze(&self) -> Result<(), CgroupError> {
+        let events = self.events("cgroup.events")?;
+        write(&self.path.join("cgroup.freeze"), "1")?;
+        let frozen = events.until(|text| value(text, "frozen").filter(|&frozen| frozen == 1));
+        let frozen = match timeout(FREEZE_LIMIT, frozen).await {
+            Ok(frozen) => frozen.map(drop).map_err(|source| self.watch_error(source)),
+            Err(_) => Err(CgroupError::NotFrozen(self.path.clone())),
+        };
+        if frozen.is_err() {
+            self.thaw()?;
+        }
+        frozen
+    }
+
+    pub(crate) fn thaw(&self) -> Result<(), CgroupError> {
+        write(&self.path.join("cgroup.freeze"), "0")
+    }
+
+    /// Whether its processes are to stand still.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.read_if_there("cgroup.freeze").trim() == "1"
+    }
+
+    fn events(&self, file: &str) -> Result<EventFile, CgroupError> {
+        let path = self.path.join(file);
+        EventFile::open(&path).map_err(|source| CgroupError::File { operation: "watch", path, source })
+    }
+
+    fn watch_error(&self, source: io::Error) -> CgroupError {
+        CgroupError::File { operation: "watch", path: self.path.clone(), source }
     }
 
     /// Kills what is left, and removes the group.
@@ -190,7 +225,7 @@ impl Cgroup {
 }
 
 /// A number in a file of lines "key number".
-fn value(text: &str, key: &str) -> Option<u64> {
+pub(crate) fn value(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.split_once(' ').filter(|(found, _)| *found == key)?.1.parse().ok())
 }
 

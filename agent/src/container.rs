@@ -2,10 +2,12 @@
 
 mod channel;
 mod child;
+mod control;
 mod credentials;
 mod devices;
 mod failure;
 mod files;
+mod hooks;
 mod mounts;
 mod process;
 mod root;
@@ -29,7 +31,7 @@ use tokio::time::timeout;
 
 pub(crate) use channel::{ChannelError, NotExecuted};
 pub(crate) use files::GivenFile;
-pub(crate) use rootfs::{RootfsPlan, STAGES, Upper};
+pub(crate) use rootfs::{Lower, RootfsPlan, STAGES, Upper};
 
 use crate::{
     cgroup::{Cgroup, CgroupError},
@@ -58,6 +60,12 @@ pub(crate) enum ContainerError {
     NotEnded,
     #[error("the process was started before")]
     Started,
+    #[error("the container is not running")]
+    NotRunning,
+    #[error("the container is paused")]
+    Paused,
+    #[error("the container is not paused")]
+    NotPaused,
     #[error("the process has no terminal")]
     NoTerminal,
     #[error(transparent)]
@@ -102,6 +110,8 @@ struct Container {
     cgroup: Arc<Cgroup>,
     process_plan: ProcessPlan,
     has_own_pid_namespace: bool,
+    /// As many as it could ever use at once.
+    cpu_count: u32,
     /// The writable disk.
     disk: Option<String>,
     init: Process,
@@ -160,7 +170,8 @@ impl Containers {
     ) -> Result<Container, ContainerError> {
         let (process_streams, agent_streams) = split(streams, &plan.process)?;
         let cgroup = Cgroup::create(id, &plan.limits)?;
-        let born = self.bear_init(&cgroup, &plan, &rootfs, process_streams);
+        let born = self
+            .bear_init(&cgroup, child::Init { id, plan: &plan, rootfs: &rootfs, streams: process_streams });
         let grown = match born {
             Ok(newborn) => newborn.grow(agent_streams).await,
             Err(error) => Err(error),
@@ -173,10 +184,11 @@ impl Containers {
             Ok(init) => Ok(Container {
                 cgroup: Arc::new(cgroup),
                 has_own_pid_namespace: plan.namespaces.has_own_pid(),
+                cpu_count: plan.limits.cpu_count.unwrap_or(u32::MAX),
                 process_plan: plan.process,
                 disk: match rootfs.upper {
                     Upper::Ext4 { device } => Some(device),
-                    Upper::None | Upper::Tmpfs { .. } => None,
+                    Upper::None | Upper::Tmpfs { .. } | Upper::InPlace => None,
                 },
                 init,
                 execs: BTreeMap::new(),
@@ -189,21 +201,16 @@ impl Containers {
         }
     }
 
-    fn bear_init(
-        &self,
-        cgroup: &Cgroup,
-        plan: &ContainerPlan,
-        rootfs: &RootfsPlan,
-        streams: ProcessStreams,
-    ) -> Result<process::Newborn, ContainerError> {
-        let pid_namespace = plan.namespaces.joined_pid.as_ref().map(File::open).transpose()?;
+    fn bear_init(&self, cgroup: &Cgroup, init: child::Init<'_>) -> Result<process::Newborn, ContainerError> {
+        let namespaces = &init.plan.namespaces;
+        let pid_namespace = namespaces.joined_pid.as_ref().map(File::open).transpose()?;
         let birth = Birth {
-            clone_flags: plan.namespaces.clone_flags,
+            clone_flags: namespaces.clone_flags,
             pid_namespace: pid_namespace.map(Into::into),
             cgroup,
             reaper: &self.reaper,
         };
-        Ok(process::bear(&birth, |channel| child::Init { plan, rootfs, streams }.live(channel))?)
+        Ok(process::bear(&birth, |channel| init.live(channel))?)
     }
 
     /// Adds a process to a container; it waits to be started.
@@ -216,6 +223,7 @@ impl Containers {
     ) -> Result<u32, ContainerError> {
         check_id(&id)?;
         let (newborn, agent_streams) = self.with(&container, |one| {
+            one.check_not_paused()?;
             let plan = plan::exec(process_json, &one.process_plan)?;
             let (process_streams, agent_streams) = split(streams, &plan)?;
             if one.execs.contains_key(&id) {
@@ -258,6 +266,7 @@ impl Containers {
 
     /// Lets a process run its program; says why when it cannot be executed.
     pub(crate) async fn start(&self, name: &ProcessName) -> Result<Option<NotExecuted>, ContainerError> {
+        self.with(&name.container, |one| one.check_not_paused())?;
         let gate = self.with_process(name, |process| process.start().ok_or(ContainerError::Started))?;
         gate.open().await
     }
@@ -293,7 +302,7 @@ impl Containers {
             }
             // What is not drained by then stays on its way.
             let _ = timeout(Duration::from_millis(DRAIN_LIMIT_MS), drained).await;
-            Ok(Ended { exit: exit.ok_or(ContainerError::Ended)?, oom_killed: cgroup.oom_killed() })
+            Ok(Ended { exit: exit.ok_or(ContainerError::Ended)?, oom_killed: cgroup.oom_kills() > 0 })
         })
     }
 

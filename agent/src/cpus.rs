@@ -44,12 +44,14 @@ impl Cpus {
         Self { reaper, state: Arc::default() }
     }
 
-    /// Begins to bring online what another container needs: so many, or all. Each takes a while, in which the container is
+    /// Begins to bring online what a container needs beside the others: so many, or all. Each takes a while, in which the container is
     /// made: so that is done by a process of its own.
     pub(crate) fn bring_online(&self, count: Option<u32>) -> Result<(), CpuError> {
         let mut state = self.lock();
-        state.needed = state.needed.saturating_add(count.unwrap_or(u32::MAX));
-        if state.needed <= 1 {
+        let needed = state.needed.saturating_add(count.unwrap_or(u32::MAX));
+        let is_more = needed > state.needed.max(1);
+        state.needed = needed;
+        if !is_more {
             return Ok(());
         }
         let present = fs::read_to_string(format!("{DIRECTORY}/present")).map_err(CpuError::Present)?;
@@ -115,6 +117,7 @@ mod tests {
     fn one_container_of_one_cpu_needs_no_other() {
         let cpus = Cpus::new(Reaper::default());
         cpus.bring_online(Some(1)).unwrap();
+        cpus.bring_online(Some(0)).unwrap();
         assert!(cpus.lock().coming.is_empty());
     }
 }

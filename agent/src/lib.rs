@@ -13,7 +13,9 @@ mod plan;
 mod reaper;
 mod rpc;
 mod seccomp;
+mod shares;
 mod spec;
+mod statistics;
 mod stdio;
 mod streams;
 mod sys;
@@ -37,6 +39,7 @@ use container::Containers;
 use cpus::Cpus;
 use reaper::Reaper;
 use rpc::Service;
+use shares::Shares;
 
 #[derive(Debug, Error)]
 pub enum AgentError {
@@ -85,7 +88,7 @@ fn dial() -> io::Result<UnixStream> {
 pub async fn serve(connection: UnixStream, streams: Streams) -> Result<(), AgentError> {
     let reaper = Reaper::start().map_err(AgentError::Reaper)?;
     let cpus = Cpus::new(reaper.clone());
-    let service = Service { containers: Containers::new(reaper), streams, cpus };
+    let service = Service { containers: Containers::new(reaper), streams, cpus, shares: Shares::default() };
     let (connection, closed) = Connection::new(connection);
     let listener = Listener::new(futures::stream::iter([Ok(connection)]));
     let service = agent_ttrpc::create_agent(Arc::new(service));

@@ -2,20 +2,25 @@
 //! Whatever the agent cannot do is refused here, by the name of its property; nothing is silently left out.
 
 mod capabilities;
+mod hooks;
 mod limits;
 mod mounts;
 mod namespaces;
 mod process;
+mod update;
 
 use std::path::{Component, Path};
 
+use securectr_protocol::SHARED;
 use thiserror::Error;
 
 pub(crate) use capabilities::Capabilities;
+pub(crate) use hooks::{Hook, Hooks};
 pub(crate) use limits::{DeviceKind, DeviceRule, Limits};
 pub(crate) use mounts::{Attributes, MountPlan, MountSource, Propagation};
 pub(crate) use namespaces::Namespaces;
 pub(crate) use process::{ProcessPlan, WindowSize};
+pub(crate) use update::{Current, update};
 
 use crate::{
     seccomp,
@@ -40,6 +45,7 @@ pub(crate) enum PlanError {
 #[derive(Debug)]
 pub(crate) struct ContainerPlan {
     pub process: ProcessPlan,
+    pub hooks: Hooks,
     pub root_readonly: bool,
     pub hostname: Option<String>,
     pub domainname: Option<String>,
@@ -52,6 +58,14 @@ pub(crate) struct ContainerPlan {
     /// Paths below `/proc/sys`, and what is written there.
     pub sysctls: Vec<(String, String)>,
     pub limits: Limits,
+}
+
+impl ContainerPlan {
+    /// Whether a bind mount's source is one of the host's shares.
+    pub(crate) fn uses_shares(&self) -> bool {
+        let is_share = |source: &MountSource| matches!(source, MountSource::Bind { path, .. } if Path::new(path).starts_with(SHARED));
+        self.mounts.iter().any(|mount| is_share(&mount.source))
+    }
 }
 
 /// A device node, made in the container beside the usual ones.
@@ -75,7 +89,6 @@ pub(crate) const DEFAULT_DEVICES: [(&str, u32, u32); 6] =
 pub(crate) fn container(spec_json: &[u8]) -> Result<ContainerPlan, PlanError> {
     let spec: Spec = serde_json::from_slice(spec_json)?;
     let linux = spec.linux.unwrap_or_default();
-    refuse_hooks(&spec.hooks.unwrap_or_default())?;
     refuse_unsupported(&linux)?;
     let namespaces = namespaces::plan(&linux.namespaces)?;
     let hostname = spec.hostname.filter(|name| !name.is_empty());
@@ -89,6 +102,7 @@ pub(crate) fn container(spec_json: &[u8]) -> Result<ContainerPlan, PlanError> {
     process.personality = linux.personality.as_ref().map(process::personality).transpose()?;
     Ok(ContainerPlan {
         process,
+        hooks: hooks::plan(spec.hooks.unwrap_or_default(), spec.oci_version, spec.annotations)?,
         root_readonly: spec.root.is_some_and(|root| root.readonly),
         hostname,
         domainname,
@@ -114,12 +128,6 @@ pub(crate) fn exec(process_json: &[u8], container: &ProcessPlan) -> Result<Proce
 /// An error unless `absent`.
 fn refuse_unless(absent: bool, property: &str) -> Result<(), PlanError> {
     if absent { Ok(()) } else { Err(PlanError::Unsupported(property.to_owned())) }
-}
-
-/// There is nothing in the guest that the host's hooks could be run from.
-fn refuse_hooks(hooks: &spec::Hooks) -> Result<(), PlanError> {
-    refuse_unless(hooks.create_container.is_empty(), "hooks.createContainer")?;
-    refuse_unless(hooks.start_container.is_empty(), "hooks.startContainer")
 }
 
 fn refuse_unsupported(linux: &spec::Linux) -> Result<(), PlanError> {

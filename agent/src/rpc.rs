@@ -7,20 +7,22 @@ use async_trait::async_trait;
 use rustix::process::Signal;
 use securectr_protocol::{
     agent::{
-        ConfigureNetworkRequest, CreateRequest, CreateResponse, DeleteRequest, Empty, ExecRequest, File,
-        LaunchFailure, ProcessId, ResizeRequest, Rootfs, ShutdownRequest, SignalRequest, StartRequest,
-        StartResponse, Stdio, WaitRequest, WaitResponse, rootfs,
+        ConfigureNetworkRequest, ContainerRequest, CreateRequest, CreateResponse, DeleteRequest, Empty,
+        ExecRequest, File, LaunchFailure, PidsResponse, ProcessId, ProcessInfo, ResizeRequest, Rootfs,
+        ShutdownRequest, SignalRequest, StartRequest, StartResponse, StatsResponse, Stdio, UpdateRequest,
+        WaitOomRequest, WaitOomResponse, WaitRequest, WaitResponse, rootfs,
     },
     agent_ttrpc::Agent,
 };
 use ttrpc::{Code, asynchronous::TtrpcContext, get_status};
 
 use crate::{
-    container::{ContainerError, Containers, GivenFile, NotExecuted, ProcessName, RootfsPlan, Upper},
+    container::{ContainerError, Containers, GivenFile, Lower, NotExecuted, ProcessName, RootfsPlan, Upper},
     cpus::Cpus,
     init, network,
     plan::{self, WindowSize},
     reaper::Exit,
+    shares::Shares,
     stdio::HostStreams,
     streams::Streams,
 };
@@ -30,6 +32,7 @@ pub(crate) struct Service {
     pub containers: Containers,
     pub streams: Streams,
     pub cpus: Cpus,
+    pub shares: Shares,
 }
 
 type Answer<T> = ttrpc::Result<T>;
@@ -46,6 +49,9 @@ impl Agent for Service {
             let plan =
                 plan::container(&request.spec_json).map_err(|error| refusal(&ContainerError::from(error)))?;
             let rootfs = rootfs_plan(required(request.rootfs.into_option(), "rootfs")?, request.files)?;
+            if plan.uses_shares() || matches!(rootfs.lower, Lower::Share(_)) {
+                service.shares.mount().map_err(|error| refusal(&error))?;
+            }
             let streams = service.claim(request.stdio.into_option()).await?;
             service.cpus.bring_online(plan.limits.cpu_count).map_err(|error| refusal(&error))?;
             let created = service.containers.create(request.container_id, plan, rootfs, streams).await;
@@ -122,6 +128,52 @@ impl Agent for Service {
         rustix::fs::sync();
         init::reset()
     }
+
+    async fn pause(&self, _: &TtrpcContext, request: ContainerRequest) -> Answer<Empty> {
+        let service = self.clone();
+        to_its_end(async move {
+            let paused = service.containers.pause(&request.container_id).await;
+            paused.map(|()| Empty::default()).map_err(|error| refusal(&error))
+        })
+        .await
+    }
+
+    async fn resume(&self, _: &TtrpcContext, request: ContainerRequest) -> Answer<Empty> {
+        let resumed = self.containers.resume(&request.container_id);
+        resumed.map(|()| Empty::default()).map_err(|error| refusal(&error))
+    }
+
+    async fn update(&self, _: &TtrpcContext, request: UpdateRequest) -> Answer<Empty> {
+        let service = self.clone();
+        to_its_end(async move {
+            let updated = service.containers.update(&request.container_id, &request.resources_json);
+            let more_cpus = updated.map_err(|error| refusal(&error))?;
+            service.cpus.bring_online(Some(more_cpus)).map_err(|error| refusal(&error))?;
+            service.cpus.online().await.map_err(|error| refusal(&error))?;
+            Ok(Empty::default())
+        })
+        .await
+    }
+
+    async fn stats(&self, _: &TtrpcContext, request: ContainerRequest) -> Answer<StatsResponse> {
+        self.containers.stats(&request.container_id).map_err(|error| refusal(&error))
+    }
+
+    async fn pids(&self, _: &TtrpcContext, request: ContainerRequest) -> Answer<PidsResponse> {
+        let listed = self.containers.pids(&request.container_id).map_err(|error| refusal(&error))?;
+        let processes = listed.into_iter().map(|(pid, exec)| ProcessInfo {
+            pid,
+            exec_id: exec.unwrap_or_default(),
+            ..Default::default()
+        });
+        Ok(PidsResponse { processes: processes.collect(), ..Default::default() })
+    }
+
+    async fn wait_oom(&self, _: &TtrpcContext, request: WaitOomRequest) -> Answer<WaitOomResponse> {
+        let waiting = self.containers.wait_oom(&request.container_id, request.seen);
+        let count = waiting.map_err(|error| refusal(&error))?.await.map_err(|error| refusal(&error))?;
+        Ok(WaitOomResponse { count, ..Default::default() })
+    }
 }
 
 impl Service {
@@ -161,10 +213,29 @@ fn rootfs_plan(rootfs: Rootfs, files: Vec<File>) -> Answer<RootfsPlan> {
         rootfs::Upper::None(_) => Upper::None,
         rootfs::Upper::TmpfsBytes(bytes) => Upper::Tmpfs { bytes },
         rootfs::Upper::Ext4Device(device) => Upper::Ext4 { device: device_name(device)? },
+        rootfs::Upper::InPlace(_) => Upper::InPlace,
+        other => return Err(invalid(format!("there is no way to do {other:?}"))),
+    };
+    let lower = match required(rootfs.lower, "rootfs.lower")? {
+        rootfs::Lower::ImageDevice(_) if matches!(upper, Upper::InPlace) => {
+            return Err(invalid("an image cannot be written in place".to_owned()));
+        }
+        rootfs::Lower::ImageDevice(device) => Lower::Image { device: device_name(device)? },
+        rootfs::Lower::Share(name) => Lower::Share(share_name(name)?),
         other => return Err(invalid(format!("there is no way to do {other:?}"))),
     };
     let files = files.into_iter().map(|file| GivenFile { path: file.path, content: file.content }).collect();
-    Ok(RootfsPlan { image_device: device_name(rootfs.image_device)?, upper, files })
+    Ok(RootfsPlan { lower, upper, files })
+}
+
+/// A name in the directory of the shares, and one that overlayfs(5) takes as it is: it parts directories by colons.
+fn share_name(name: String) -> Answer<String> {
+    let fits = !name.is_empty() && !name.starts_with('.');
+    if fits && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c)) {
+        Ok(name)
+    } else {
+        Err(invalid(format!("{name:?} is not the name of a share")))
+    }
 }
 
 /// A name in `/dev`, not a path.
@@ -190,9 +261,14 @@ fn refusal(error: &(dyn Error + 'static)) -> ttrpc::Error {
         Some(ContainerError::Missing(_)) => Code::NOT_FOUND,
         Some(ContainerError::Exists(_)) => Code::ALREADY_EXISTS,
         Some(ContainerError::BadId(_) | ContainerError::Plan(_)) => Code::INVALID_ARGUMENT,
-        Some(ContainerError::Ended | ContainerError::NotEnded | ContainerError::Started) => {
-            Code::FAILED_PRECONDITION
-        }
+        Some(
+            ContainerError::Ended
+            | ContainerError::NotEnded
+            | ContainerError::Started
+            | ContainerError::NotRunning
+            | ContainerError::Paused
+            | ContainerError::NotPaused,
+        ) => Code::FAILED_PRECONDITION,
         _ => Code::INTERNAL,
     };
     ttrpc::Error::RpcStatus(get_status(code, init::line(error)))

@@ -20,6 +20,8 @@ pub(crate) type Presence = Option<IgnoredAny>;
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Spec {
+    #[serde(rename = "ociVersion")]
+    pub oci_version: String,
     pub process: Option<Process>,
     pub root: Option<Root>,
     pub hostname: Option<String>,
@@ -27,6 +29,7 @@ pub(crate) struct Spec {
     pub mounts: Vec<Mount>,
     pub linux: Option<Linux>,
     pub hooks: Option<Hooks>,
+    pub annotations: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -48,7 +51,6 @@ pub(crate) struct Process {
     pub rlimits: Vec<Rlimit>,
     pub no_new_privileges: bool,
     pub oom_score_adj: Option<i32>,
-    pub apparmor_profile: Option<String>,
     pub selinux_label: Option<String>,
     pub scheduler: Presence,
     pub io_priority: Presence,
@@ -107,7 +109,17 @@ pub(crate) struct Mount {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Hooks {
     pub create_container: Vec<IgnoredAny>,
-    pub start_container: Vec<IgnoredAny>,
+    pub start_container: Vec<Hook>,
+}
+
+/// `timeout` in seconds.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Hook {
+    pub path: String,
+    pub args: Vec<String>,
+    pub env: Vec<String>,
+    pub timeout: Option<i64>,
 }
 
 pub(crate) type Sysctls = BTreeMap<String, String>;

@@ -18,17 +18,21 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("securectr", &["securectr-image", "securectr-sandbox"]),
     ("securectr-agent", &["securectr-protocol"]),
     ("securectr-bench", &[]),
+    ("securectr-files", &["securectr-jail"]),
     ("securectr-image", &[]),
+    ("securectr-jail", &[]),
     ("securectr-protocol", &[]),
-    ("securectr-sandbox", &["securectr-protocol", "securectr-vmm"]),
+    ("securectr-sandbox", &["securectr-files", "securectr-protocol", "securectr-vmm"]),
+    ("securectr-shim", &["securectr-sandbox"]),
     ("securectr-test-host", &[]),
     ("securectr-tests", &[]),
-    ("securectr-vmm", &[]),
+    ("securectr-vmm", &["securectr-jail"]),
 ];
 
 /// What must not come into the process that a hostile guest talks to, nor into the guest's PID 1.
 const NEVER_IN: &[(&str, &[&str])] = &[
     ("securectr-vmm", &["tokio", "protobuf", "ttrpc", "oci-spec", "clap"]),
+    ("securectr-files", &["tokio", "protobuf", "ttrpc", "oci-spec", "clap", "vm-memory"]),
     ("securectr-agent", &["clap", "reqwest", "openssl-sys"]),
 ];
 

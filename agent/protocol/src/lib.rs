@@ -18,11 +18,17 @@ pub const RPC_PORT: u32 = 1024;
 /// Guest port on which the agent accepts the stdio streams of processes.
 pub const STDIO_PORT: u32 = 1025;
 
+/// Where the guest sees what the host shares, each under its name. The source of a bind mount may lie here.
+pub const SHARED: &str = "/run/securectr/shared";
+
+/// By which the guest mounts it (virtio-fs).
+pub const SHARED_TAG: &str = "shared";
+
 /// How long `Wait` lets output drain after the process has ended.
 pub const DRAIN_LIMIT_MS: u64 = 2_000;
 
 /// Grows with every change that an older peer cannot understand.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Bytes that open the connection, before ttrpc begins: a magic, then [`PROTOCOL_VERSION`] in little endian.
 pub const GREETING_LEN: usize = 20;

@@ -12,7 +12,7 @@ use super::{
     channel::ProcessEnd,
     credentials, devices,
     failure::{During, Failure},
-    files, mounts,
+    files, hooks, mounts,
     root::{self, Kind, Root},
     rootfs::{self, RootfsPlan},
     sys,
@@ -34,6 +34,7 @@ const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:
 
 /// A container's init.
 pub(super) struct Init<'a> {
+    pub id: &'a str,
     pub plan: &'a ContainerPlan,
     pub rootfs: &'a RootfsPlan,
     pub streams: ProcessStreams,
@@ -52,7 +53,7 @@ impl Init<'_> {
         let process = &self.plan.process;
         let prepared = self.prepare();
         // Not by returning: what `self` owns is closed by then.
-        exit(finish(process, prepared, channel))
+        exit(finish(process, prepared, channel, || hooks::run_all(&self.plan.hooks, self.id, process)))
     }
 
     fn prepare(&self) -> Result<Option<OwnedFd>, Failure> {
@@ -86,7 +87,7 @@ impl Init<'_> {
 impl Exec<'_> {
     pub(super) fn live(self, channel: &ProcessEnd) -> ! {
         let prepared = self.prepare();
-        exit(finish(self.plan, prepared, channel))
+        exit(finish(self.plan, prepared, channel, || Ok(())))
     }
 
     fn prepare(&self) -> Result<Option<OwnedFd>, Failure> {
@@ -154,8 +155,13 @@ fn take_streams(terminal: Option<Terminal>, streams: &ProcessStreams) -> Result<
     Ok(terminal.map(|terminal| terminal.master))
 }
 
-/// Reports, waits for the word, and becomes the program. What it returns is the exit code of a process that did not.
-fn finish(plan: &ProcessPlan, prepared: Result<Option<OwnedFd>, Failure>, channel: &ProcessEnd) -> i32 {
+/// Reports, waits for the word, does what comes first, and becomes the program. What it returns is the exit code of a process that did not.
+fn finish(
+    plan: &ProcessPlan,
+    prepared: Result<Option<OwnedFd>, Failure>,
+    channel: &ProcessEnd,
+    first: impl FnOnce() -> Result<(), Failure>,
+) -> i32 {
     let ready = prepared.and_then(|master| {
         let told = channel.close_others(master.as_ref()).and_then(|()| channel.ready(master));
         told.during(|| "report to the agent".into())
@@ -168,7 +174,7 @@ fn finish(plan: &ProcessPlan, prepared: Result<Option<OwnedFd>, Failure>, channe
         return NOT_PREPARED;
     }
     sys::reset_signals();
-    if let Err(failure) = credentials::assume(plan) {
+    if let Err(failure) = first().and_then(|()| credentials::assume(plan)) {
         channel.failed(&failure.line());
         return NOT_PREPARED;
     }

@@ -55,7 +55,7 @@ fn propagate(mount: &OwnedFd, propagation: Propagation) -> io::Result<()> {
 }
 
 /// A copy of the mount that a file lies in, with the file as its root: what a bind mount attaches.
-fn copy(source: impl AsFd, recursive: bool) -> io::Result<OwnedFd> {
+pub(super) fn copy(source: impl AsFd, recursive: bool) -> io::Result<OwnedFd> {
     let mut flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     if recursive {

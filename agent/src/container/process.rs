@@ -116,6 +116,11 @@ impl Process {
         self.exit.borrow().is_some()
     }
 
+    /// It got the word to go, and has not ended.
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.stage, Stage::Started) && !self.has_ended()
+    }
+
     /// Hands out the way to let it go; once.
     pub(super) fn start(&mut self) -> Option<Gate> {
         match std::mem::replace(&mut self.stage, Stage::Started) {

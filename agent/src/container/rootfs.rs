@@ -1,4 +1,4 @@
-//! A container's root: the EROFS image, what may be written above it, and the way into it.
+//! A container's root: an EROFS image or a share of the host, what may be written above it, and the way into it.
 
 use std::{
     fs, io,
@@ -16,11 +16,13 @@ use rustix::{
     },
     process::{chdir, fchdir, pivot_root},
 };
+use securectr_protocol::SHARED;
 
 use super::{
     failure::{During, Failure},
     files::GivenFile,
-    root::Root,
+    mounts,
+    root::{self, Root},
     sys,
 };
 use crate::plan::{Attributes, Propagation};
@@ -38,10 +40,18 @@ const MOUNT_POINTS_SIZE: u64 = 1 << 20;
 /// What a root is made of. Devices are names in `/dev`.
 #[derive(Debug)]
 pub(crate) struct RootfsPlan {
-    pub image_device: String,
+    pub lower: Lower,
     pub upper: Upper,
     /// Laid over what the image has.
     pub files: Vec<GivenFile>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Lower {
+    /// An EROFS image.
+    Image { device: String },
+    /// A directory that the host shares, by its name in [`SHARED`].
+    Share(String),
 }
 
 #[derive(Debug)]
@@ -54,6 +64,8 @@ pub(crate) enum Upper {
     Ext4 {
         device: String,
     },
+    /// What is written goes below.
+    InPlace,
 }
 
 impl RootfsPlan {
@@ -66,17 +78,17 @@ impl RootfsPlan {
 pub(super) fn assemble(plan: &RootfsPlan) -> Result<Root, Failure> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .during(|| "make all mounts private".into())?;
-    let image = format!("/dev/{}", plan.image_device);
-    let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY;
-    mount_at(IMAGE, "erofs", &[("source", Some(&image)), ("ro", None)], read_only)
-        .during(|| format!("mount the image {image}"))?;
+    let lower = mount_lower(&plan.lower)?;
+    if let Upper::InPlace = plan.upper {
+        return attach_in_place(&lower).during(|| format!("make {lower} the root"));
+    }
     mount_upper(&plan.upper)?;
-    make_layer().during(|| "prepare the writable layer".into())?;
+    make_layer(&lower).during(|| "prepare the writable layer".into())?;
     let upper = format!("{UPPER}/upper");
     let work = format!("{UPPER}/work");
     let parameters = [
         ("source", Some("overlay")),
-        ("lowerdir", Some(IMAGE)),
+        ("lowerdir", Some(lower.as_str())),
         ("upperdir", Some(&upper)),
         ("workdir", Some(&work)),
         // An image cannot use overlayfs's own attributes.
@@ -88,11 +100,32 @@ pub(super) fn assemble(plan: &RootfsPlan) -> Result<Root, Failure> {
     Ok(Root::new(mount))
 }
 
+/// Where the lower layer lies.
+fn mount_lower(lower: &Lower) -> Result<String, Failure> {
+    match lower {
+        Lower::Image { device } => {
+            let image = format!("/dev/{device}");
+            let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY;
+            mount_at(IMAGE, "erofs", &[("source", Some(&image)), ("ro", None)], read_only)
+                .during(|| format!("mount the image {image}"))?;
+            Ok(IMAGE.to_owned())
+        }
+        Lower::Share(name) => Ok(format!("{SHARED}/{name}")),
+    }
+}
+
+fn attach_in_place(lower: &str) -> io::Result<Root> {
+    let mount = mounts::copy(root::guest(lower)?, true)?;
+    attach(&mount, root::guest(ROOT)?)?;
+    Ok(Root::new(mount))
+}
+
 fn mount_upper(upper: &Upper) -> Result<(), Failure> {
     let none = MountAttrFlags::empty();
     match upper {
         Upper::None => mount_tmpfs(MOUNT_POINTS_SIZE),
         Upper::Tmpfs { bytes } => mount_tmpfs(*bytes),
+        Upper::InPlace => Ok(()),
         Upper::Ext4 { device: name } => {
             let device = format!("/dev/{name}");
             // Nothing is done behind the container's back to a disk that lives as long as it does.
@@ -118,24 +151,24 @@ fn mount_tmpfs(bytes: u64) -> Result<(), Failure> {
         .map(drop)
 }
 
-/// The root directory has the mode and owner of the upper layer's, so they are taken from the image.
-fn make_layer() -> io::Result<()> {
+/// The root directory has the mode and owner of the upper layer's, so they are taken from the lower one's.
+fn make_layer(lower: &str) -> io::Result<()> {
     let upper = format!("{UPPER}/upper");
     match mkdirat(CWD, format!("{UPPER}/work"), Mode::from_raw_mode(0o700)) {
         // A disk that was in use before: all is as it was.
         Err(Errno::EXIST) => return Ok(()),
         made => made?,
     }
-    let image = stat(IMAGE)?;
+    let below = stat(lower)?;
     mkdirat(CWD, &upper, Mode::from_raw_mode(0o755))?;
     chownat(
         CWD,
         &upper,
-        Some(Uid::from_raw(image.st_uid)),
-        Some(Gid::from_raw(image.st_gid)),
+        Some(Uid::from_raw(below.st_uid)),
+        Some(Gid::from_raw(below.st_gid)),
         rustix::fs::AtFlags::empty(),
     )?;
-    Ok(chmodat(CWD, &upper, Mode::from_raw_mode(image.st_mode), rustix::fs::AtFlags::empty())?)
+    Ok(chmodat(CWD, &upper, Mode::from_raw_mode(below.st_mode), rustix::fs::AtFlags::empty())?)
 }
 
 /// A new mount of a file system that nothing can reach yet.

@@ -102,26 +102,27 @@ fn memory_files(memory: &spec::Memory, limits: &mut Limits) -> Result<(), PlanEr
 }
 
 /// The kernel's default period, in microseconds.
-const DEFAULT_PERIOD_US: u64 = 100_000;
+pub(super) const DEFAULT_PERIOD_US: u64 = 100_000;
 
 fn cpu_files(cpu: &spec::Cpu, limits: &mut Limits) -> Result<(), PlanError> {
     refuse_unless(cpu.realtime_runtime.unwrap_or(0) == 0, "linux.resources.cpu.realtimeRuntime")?;
     refuse_unless(cpu.realtime_period.unwrap_or(0) == 0, "linux.resources.cpu.realtimePeriod")?;
-    if let Some(shares) = cpu.shares.filter(|&shares| shares != 0) {
+    if let Some(idle) = cpu.idle {
+        limits.write("cpu.idle", idle.to_string());
+    }
+    // An idle group has the least weight, and takes no other.
+    if let Some(shares) = cpu.shares.filter(|&shares| shares != 0 && cpu.idle.unwrap_or(0) == 0) {
         limits.write("cpu.weight", cpu_weight(shares).to_string());
     }
-    let quota = set(cpu.quota).and_then(|quota| u64::try_from(quota).ok());
+    let quota = set(cpu.quota).filter(|quota| !quota.is_negative());
     let period = cpu.period.filter(|&period| period != 0).unwrap_or(DEFAULT_PERIOD_US);
     if cpu.quota.is_some() || cpu.period.is_some() {
         let quota = quota.map_or_else(|| "max".to_owned(), |quota| quota.to_string());
         limits.write("cpu.max", format!("{quota} {period}"));
     }
-    limits.cpu_count = quota.map(|quota| u32::try_from(quota.div_ceil(period)).unwrap_or(u32::MAX));
-    if let Some(burst) = cpu.burst.filter(|&burst| burst != 0) {
+    limits.cpu_count = quota.and_then(|quota| cpu_count(quota, period));
+    if let Some(burst) = cpu.burst {
         limits.write("cpu.max.burst", burst.to_string());
-    }
-    if let Some(idle) = cpu.idle {
-        limits.write("cpu.idle", idle.to_string());
     }
     for (file, list) in [("cpuset.cpus", &cpu.cpus), ("cpuset.mems", &cpu.mems)] {
         if let Some(list) = list.as_ref().filter(|list| !list.is_empty()) {
@@ -129,6 +130,12 @@ fn cpu_files(cpu: &spec::Cpu, limits: &mut Limits) -> Result<(), PlanError> {
         }
     }
     Ok(())
+}
+
+/// How many CPUs a quota can use at once; `None` without one.
+pub(super) fn cpu_count(quota: i64, period: u64) -> Option<u32> {
+    let quota = u64::try_from(quota).ok()?;
+    Some(u32::try_from(quota.div_ceil(period.max(1))).unwrap_or(u32::MAX))
 }
 
 /// From shares (2 to 262144, 1024 is usual) to weight (1 to 10000, 100 is usual), on the line through both ends as runc has it.

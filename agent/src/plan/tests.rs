@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use rustix::{process::Resource, thread::CapabilitySet};
 use serde_json::{Value, json};
 
@@ -81,10 +83,12 @@ fn known_properties_that_cannot_be_done_are_refused_by_name() {
 
 #[test]
 fn empty_values_ask_for_nothing() {
-    assert!(with("/process/apparmorProfile", json!("")).is_ok());
+    assert!(with("/process/selinuxLabel", json!("")).is_ok());
     assert!(with("/linux/uidMappings", json!([])).is_ok());
     assert!(with("/linux/resources/memory", json!({ "disableOOMKiller": false, "kernel": -1 })).is_ok());
-    assert!(with("/hooks", json!({ "prestart": [{ "path": "/on/the/host" }] })).is_ok());
+    assert!(
+        with("/hooks", json!({ "startContainer": [], "prestart": [{ "path": "/on/the/host" }] })).is_ok()
+    );
 }
 
 #[test]
@@ -231,4 +235,50 @@ fn another_process_keeps_the_containers_filter() {
     let process = exec(&serde_json::to_vec(&process).unwrap(), &plan.process).unwrap();
     assert!(process.seccomp.is_some());
     assert_eq!(process.terminal, Some(WindowSize { columns: u16::MAX, rows: 24 }));
+}
+
+#[test]
+fn what_ctr_writes_by_itself_is_a_container() {
+    let plan = container(include_bytes!("fixtures/ctr.json")).unwrap();
+    assert_eq!((plan.mounts.len(), plan.limits.devices.len()), (7, 10));
+    assert!(plan.process.no_new_privileges && plan.process.seccomp.is_none());
+    assert!(plan.limits.files.is_empty() && plan.limits.cpu_count.is_none());
+}
+
+#[test]
+fn what_docker_writes_by_itself_is_a_container() {
+    let plan = container(include_bytes!("fixtures/docker.json")).unwrap();
+    let source = |place: &str| &plan.mounts.iter().find(|mount| mount.destination == place).unwrap().source;
+    assert!(
+        matches!(source("/sys/fs/cgroup"), MountSource::FileSystem { kind, .. } if kind == "cgroup2"),
+        "there is no other in the guest"
+    );
+    assert!(matches!(source("/etc/hosts"), MountSource::Bind { recursive: true, .. }));
+    assert!(plan.process.seccomp.is_some() && plan.namespaces.has_own_pid());
+    assert_eq!(plan.limits.files, [file("pids.max", "max")]);
+    assert_eq!(plan.sysctls.len(), 2);
+}
+
+#[test]
+fn a_hook_of_the_containers_start_gets_its_state() {
+    let hooks = |hook: Value| with("/hooks", json!({ "startContainer": [hook] })).map(|plan| plan.hooks);
+    let plan = hooks(json!({ "path": "/bin/hook", "timeout": 3 })).unwrap();
+    let hook = &plan.start_container[0];
+    assert_eq!(
+        (hook.args.as_slice(), hook.timeout),
+        ([c"/bin/hook".to_owned()].as_slice(), Some(Duration::from_secs(3)))
+    );
+    let state: Value = serde_json::from_slice(&plan.state_json("web", 1).unwrap()).unwrap();
+    assert_eq!(
+        (&state["id"], &state["status"], &state["pid"]),
+        (&json!("web"), &json!("created"), &json!(1))
+    );
+    for hook in [
+        json!({}),
+        json!({ "path": "hook" }),
+        json!({ "path": "/hook", "timeout": 0 }),
+        json!({ "path": "/\0" }),
+    ] {
+        assert!(hooks(hook.clone()).is_err(), "{hook}");
+    }
 }

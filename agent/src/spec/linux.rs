@@ -93,6 +93,7 @@ pub(crate) struct Memory {
     pub swappiness: Option<u64>,
     #[serde(rename = "disableOOMKiller")]
     pub disable_oom_killer: bool,
+    pub check_before_update: bool,
 }
 
 /// Times in microseconds.

@@ -6,8 +6,10 @@ use anyhow::{Context, Result, ensure};
 use securectr_agent::Streams;
 use securectr_protocol::{
     agent::{
-        CreateRequest, DeleteRequest, Empty, ExecRequest, LaunchFailure, ProcessId, ResizeRequest, Rootfs,
-        SignalRequest, StartRequest, Stdio, WaitRequest, WaitResponse, rootfs::Upper,
+        ContainerRequest, CreateRequest, DeleteRequest, Empty, ExecRequest, LaunchFailure, PidsResponse,
+        ProcessId, ResizeRequest, Rootfs, SignalRequest, StartRequest, StatsResponse, Stdio, UpdateRequest,
+        WaitOomRequest, WaitRequest, WaitResponse,
+        rootfs::{Lower, Upper},
     },
     agent_ttrpc::AgentClient,
 };
@@ -17,7 +19,7 @@ use tokio::{
     net::UnixStream,
     time::timeout,
 };
-use ttrpc::{asynchronous::transport::Socket, context::Context as RpcContext};
+use ttrpc::{Code, asynchronous::transport::Socket, context::Context as RpcContext};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -88,7 +90,12 @@ impl Guest {
         let request = CreateRequest {
             container_id: id.container_id.clone(),
             spec_json: serde_json::to_vec(spec)?,
-            rootfs: Some(Rootfs { image_device, upper: Some(upper), ..Default::default() }).into(),
+            rootfs: Some(Rootfs {
+                lower: Some(Lower::ImageDevice(image_device)),
+                upper: Some(upper),
+                ..Default::default()
+            })
+            .into(),
             stdio: Some(stdio).into(),
             ..Default::default()
         };
@@ -98,8 +105,17 @@ impl Guest {
     }
 
     pub(crate) async fn exec(&mut self, container: &ProcessId, process: &Value) -> Result<Running> {
-        self.next += 1;
-        let id = ProcessId { exec_id: format!("e{}", self.next), ..container.clone() };
+        let id = format!("e{}", self.next + 1);
+        self.exec_as(id, container, process).await
+    }
+
+    pub(crate) async fn exec_as(
+        &mut self,
+        exec_id: String,
+        container: &ProcessId,
+        process: &Value,
+    ) -> Result<Running> {
+        let id = ProcessId { exec_id, ..container.clone() };
         let (stdio, mut running) = self.streams(process["terminal"] == true)?;
         let request = ExecRequest {
             process: Some(id.clone()).into(),
@@ -130,6 +146,38 @@ impl Guest {
     pub(crate) async fn wait(&self, id: &ProcessId) -> Result<WaitResponse> {
         let request = WaitRequest { process: Some(id.clone()).into(), ..Default::default() };
         Ok(timeout(LIMIT, self.client.wait(RpcContext::default(), &request)).await??)
+    }
+
+    pub(crate) async fn pause(&self, id: &ProcessId) -> Result<Empty> {
+        Ok(self.client.pause(limit(), &container(id)).await?)
+    }
+
+    pub(crate) async fn resume(&self, id: &ProcessId) -> Result<Empty> {
+        Ok(self.client.resume(limit(), &container(id)).await?)
+    }
+
+    pub(crate) async fn update(&self, id: &ProcessId, resources: &Value) -> Result<Empty> {
+        let request = UpdateRequest {
+            container_id: id.container_id.clone(),
+            resources_json: serde_json::to_vec(resources)?,
+            ..Default::default()
+        };
+        Ok(self.client.update(limit(), &request).await?)
+    }
+
+    pub(crate) async fn stats(&self, id: &ProcessId) -> Result<StatsResponse> {
+        Ok(self.client.stats(limit(), &container(id)).await?)
+    }
+
+    pub(crate) async fn pids(&self, id: &ProcessId) -> Result<PidsResponse> {
+        Ok(self.client.pids(limit(), &container(id)).await?)
+    }
+
+    /// Waits for so long at most.
+    pub(crate) async fn wait_oom(&self, id: &ProcessId, seen: u64, patience: Duration) -> Result<u64> {
+        let container_id = id.container_id.clone();
+        let request = WaitOomRequest { container_id, seen, ..Default::default() };
+        Ok(self.client.wait_oom(ttrpc::context::with_duration(patience), &request).await?.count)
     }
 
     pub(crate) async fn delete(&self, id: &ProcessId) -> Result<Empty> {
@@ -190,6 +238,19 @@ impl Running {
 
     pub(crate) async fn write(&mut self, words: &str) -> Result<()> {
         Ok(self.stdin.as_mut().context("stdin is closed")?.write_all(words.as_bytes()).await?)
+    }
+}
+
+fn container(id: &ProcessId) -> ContainerRequest {
+    ContainerRequest { container_id: id.container_id.clone(), ..Default::default() }
+}
+
+/// The code of an answer that must be an error.
+pub(crate) fn code<T>(answer: Result<T>) -> Result<Code> {
+    let error = answer.err().context("it was done")?;
+    match error.downcast::<ttrpc::Error>()? {
+        ttrpc::Error::RpcStatus(status) => Ok(status.code()),
+        other => Err(other.into()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What holds for a container.
 
-use std::{fs, future::Future, pin::Pin, time::Instant};
+use std::{fs, time::Instant};
 
 use anyhow::{Context, Result, ensure};
 use securectr_protocol::agent::{Empty, rootfs::Upper};
@@ -8,15 +8,6 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use crate::guest::{Guest, process, spec};
-
-type Scenario = for<'a> fn(&'a mut Guest) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
-
-macro_rules! scenarios {
-    ($($name:ident),* $(,)?) => {
-        /// By name.
-        pub(crate) const ALL: &[(&str, Scenario)] = &[$((stringify!($name), |guest| Box::pin($name(guest)))),*];
-    };
-}
 
 scenarios! {
     output_and_exit_code_come_back,
@@ -426,7 +417,7 @@ async fn refusal(guest: &mut Guest, spec: &Value) -> Result<String> {
 
 async fn what_cannot_be_done_is_refused_by_name(guest: &mut Guest) -> Result<()> {
     let cases = [
-        ("/process/apparmorProfile", json!("docker-default"), "process.apparmorProfile"),
+        ("/process/selinuxLabel", json!("label"), "process.selinuxLabel"),
         ("/process/args", json!([]), "process.args"),
         ("/process/cwd", json!("relative"), "process.cwd"),
         ("/linux/uidMappings", json!([{}]), "linux.uidMappings"),
@@ -434,7 +425,8 @@ async fn what_cannot_be_done_is_refused_by_name(guest: &mut Guest) -> Result<()>
         ("/linux/namespaces/1", json!({ "type": "user" }), "user namespace"),
         ("/linux/resources/memory", json!({ "swappiness": 10 }), "swappiness"),
         ("/linux/seccomp", json!({ "defaultAction": "SCMP_ACT_NOTIFY" }), "SCMP_ACT_NOTIFY"),
-        ("/hooks", json!({ "startContainer": [{ "path": "/x" }] }), "hooks.startContainer"),
+        ("/hooks", json!({ "createContainer": [{ "path": "/x" }] }), "hooks.createContainer"),
+        ("/hooks", json!({ "startContainer": [{ "path": "x" }] }), "hooks.startContainer"),
         ("/mounts/0/options", json!(["remount"]), "remount"),
         ("/mounts/0/options", json!(["no_such_option"]), "/proc"),
         ("/mounts/0/type", json!("nosuchfs"), "/proc"),

@@ -8,6 +8,8 @@ use std::{
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use securectr_sandbox::SandboxId;
 
+use crate::oci;
+
 /// Run containers, each in a microVM with a kernel of its own
 #[derive(Debug, Parser)]
 #[command(name = "securectr", version, propagate_version = true, disable_help_subcommand = true)]
@@ -29,6 +31,8 @@ pub(crate) struct Global {
     /// Where images are kept [default: /var/lib/securectr, without root ~/.local/share/securectr]
     #[arg(long, global = true, value_name = "DIR")]
     pub store: Option<PathBuf>,
+    #[command(flatten)]
+    pub oci: oci::Options,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -44,6 +48,8 @@ pub(crate) enum Command {
     Run(Box<Run>),
     /// Say whether this machine can run securectr, by booting a guest
     Check(Check),
+    #[command(flatten)]
+    Oci(oci::Verb),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -95,6 +101,9 @@ pub(crate) struct Run {
     /// Drop a Linux capability, or ALL
     #[arg(long, value_name = "CAPABILITY")]
     pub cap_drop: Vec<String>,
+    /// Share a directory or a file of this machine with the container
+    #[arg(short, long, value_name = "SOURCE:PATH[:ro]", value_parser = volume)]
+    pub volume: Vec<Volume>,
     /// Keep the container's root file system read-only
     #[arg(long)]
     pub read_only: bool,
@@ -110,6 +119,10 @@ pub(crate) struct Run {
     /// Use a directory in place of an image
     #[arg(long, value_name = "DIR")]
     pub rootfs: Option<PathBuf>,
+    /// Share the directory of --rootfs instead of copying it: what the container writes is written there. Meanwhile nobody else
+    /// may change it. Users by number only
+    #[arg(long, requires = "rootfs")]
+    pub in_place: bool,
     /// Print what would be done, as JSON, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -144,6 +157,31 @@ fn network(text: &str) -> Result<Network, String> {
         path if path.starts_with('/') => Ok(Network::Namespace(path.into())),
         _ => Err("neither none nor the absolute path of a network namespace".to_owned()),
     }
+}
+
+/// What is shared with a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Volume {
+    pub source: PathBuf,
+    /// In the container.
+    pub path: PathBuf,
+    pub read_only: bool,
+}
+
+/// `SOURCE:PATH[:ro]` as docker reads it; both paths are absolute.
+fn volume(text: &str) -> Result<Volume, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, path, read_only) = match parts.as_slice() {
+        [source, path] | [source, path, "rw"] => (source, path, false),
+        [source, path, "ro"] => (source, path, true),
+        _ => return Err(format!("not a volume: {text} (as in /srv/data:/data or /srv/data:/data:ro)")),
+    };
+    for path in [source, path] {
+        if !Path::new(path).is_absolute() {
+            return Err(format!("not an absolute path: {path}"));
+        }
+    }
+    Ok(Volume { source: source.into(), path: path.into(), read_only })
 }
 
 /// `128m` as docker reads it: a number, with a power of 1024 behind it.
@@ -217,6 +255,17 @@ mod tests {
         );
         for text in ["host", "bridge", "", "netns/x"] {
             assert!(network(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_volume_is_two_absolute_paths() {
+        let writable = Volume { source: "/a b".into(), path: "/c".into(), read_only: false };
+        assert_eq!(run(&["-v", "/a b:/c", "i"]).volume, std::slice::from_ref(&writable));
+        let read_only = Volume { read_only: true, ..writable };
+        assert_eq!(run(&["--volume", "/a b:/c:ro", "i"]).volume, [read_only]);
+        for text in ["", "/a", "/a:", ":/b", "name:/b", "/a:b", "/a:/b:no", "/a:/b:ro:x", "./a:/b"] {
+            assert!(volume(text).is_err(), "{text}");
         }
     }
 

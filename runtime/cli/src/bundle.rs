@@ -2,21 +2,21 @@
 
 use std::{collections::HashMap, env, ffi::OsString};
 
-use oci_spec::runtime::{LinuxCpu, LinuxMemory, Process, Spec, User as SpecUser};
+use oci_spec::runtime::{LinuxCpu, LinuxMemory, Mount, Process, Spec, User as SpecUser};
 use securectr_image::{ImageConfig, User};
-use securectr_sandbox::{Bundle, GivenFile, SandboxId, Writable};
+use securectr_sandbox::{Bundle, GivenFile, RootSource, SandboxId, Writable};
 use thiserror::Error;
 
 use crate::{
-    args::Run,
+    args::{Run, Volume},
     capabilities::{self, UnknownCapability},
 };
 
 /// What `docker run` does by default, in the terms of the runtime spec.
-const DEFAULT_SPEC: &str = include_str!("default_spec.json");
+pub(crate) const DEFAULT_SPEC: &str = include_str!("default_spec.json");
 
 /// As docker sets it when the image does not.
-const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The period of CPU quotas, in microseconds; the kernel's own default.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -47,14 +47,19 @@ pub(crate) struct Source<'a> {
     pub command: &'a [OsString],
     pub image: &'a ImageConfig,
     pub user: &'a User,
+    pub root: RootSource,
 }
 
 /// Writes the bundle.
 pub(crate) fn bundle(source: &Source<'_>) -> Result<Bundle, BundleError> {
     let hostname = hostname(source)?;
     let files = names(&hostname);
-    let writable = if source.run.read_only { Writable::Nothing } else { Writable::Disk };
-    Ok(Bundle { spec: spec(source, hostname)?, writable, files })
+    let writable = match source.run {
+        run if run.read_only => Writable::Nothing,
+        run if run.in_place => Writable::InPlace,
+        _ => Writable::Disk,
+    };
+    Ok(Bundle { spec: spec(source, hostname)?, root: source.root.clone(), writable, files })
 }
 
 /// The names that a container without a network knows: its own.
@@ -80,8 +85,23 @@ fn spec(source: &Source<'_>, hostname: String) -> Result<Spec, BundleError> {
     let mut root = spec.root().clone().unwrap_or_default();
     root.set_readonly(Some(source.run.read_only));
     spec.set_root(Some(root));
+    add_volumes(&mut spec, &source.run.volume);
     set_limits(&mut spec, source.run);
     Ok(spec)
+}
+
+fn add_volumes(spec: &mut Spec, volumes: &[Volume]) {
+    let mounts = spec.mounts_mut().get_or_insert_default();
+    for volume in volumes {
+        let access = if volume.read_only { "ro" } else { "rw" };
+        let mut mount = Mount::default();
+        mount
+            .set_destination(volume.path.clone())
+            .set_typ(Some("bind".to_owned()))
+            .set_source(Some(volume.source.clone()))
+            .set_options(Some(vec!["rbind".to_owned(), access.to_owned()]));
+        mounts.push(mount);
+    }
 }
 
 fn args(source: &Source<'_>) -> Result<Vec<String>, BundleError> {
@@ -190,7 +210,14 @@ mod tests {
         let argv = ["securectr", "run"].iter().chain(options);
         let Command::Run(run) = Args::try_parse_from(argv).unwrap().command else { panic!() };
         let command = run.words.get(1..).unwrap_or_default();
-        let source = Source { id: &"some_name".parse().unwrap(), run: &run, command, image, user };
+        let source = Source {
+            id: &"some_name".parse().unwrap(),
+            run: &run,
+            command,
+            image,
+            user,
+            root: RootSource::Image,
+        };
         bundle(&source).map(|bundle| bundle.spec)
     }
 
@@ -247,6 +274,17 @@ mod tests {
         let resources = spec.linux().clone().unwrap().resources().clone().unwrap();
         assert_eq!(resources.memory().unwrap().limit(), Some(128 << 20));
         assert_eq!(resources.cpu().clone().unwrap().quota(), Some(150_000));
+    }
+
+    #[test]
+    fn a_volume_is_a_bind_mount() {
+        let spec = with(&["-v", "/srv:/data:ro", "i"], &image(), &ROOT).unwrap();
+        let mount = spec.mounts().as_ref().unwrap().last().unwrap().clone();
+        assert_eq!(
+            (mount.source().as_deref(), mount.destination().as_path()),
+            (Some("/srv".as_ref()), "/data".as_ref())
+        );
+        assert_eq!(mount.options().as_deref().unwrap(), ["rbind", "ro"]);
     }
 
     #[test]

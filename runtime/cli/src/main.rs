@@ -7,6 +7,7 @@ mod args;
 mod bundle;
 mod capabilities;
 mod check;
+mod oci;
 mod paths;
 mod progress;
 mod report;
@@ -37,16 +38,18 @@ fn main() -> ExitCode {
             return ExitCode::from(if usage.use_stderr() { OWN_FAILURE } else { 0 });
         }
     };
-    let report = Report::new(args.global.log_format);
+    let report = Report::new(args.global.log_format, args.global.oci.log.as_deref());
     let result = match &args.command {
         Command::Run(run) => run::run(run, &args.global, &report),
         Command::Check(check) => check::check(check, &args.global),
+        Command::Oci(verb) => oci::act(verb, &args.global),
     };
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             report.error(&error);
-            ExitCode::from(OWN_FAILURE)
+            // Engines know runc's code for any failure.
+            ExitCode::from(if matches!(args.command, Command::Oci(_)) { 1 } else { OWN_FAILURE })
         }
     }
 }

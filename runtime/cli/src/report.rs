@@ -1,34 +1,44 @@
 //! What securectr itself has to say, to standard error: one line each, for people or for programs.
 
-use std::io::Write;
+use std::{fs::File, io::Write, path::Path, time::SystemTime};
 
 use serde_json::json;
 
 use crate::args::LogFormat;
 
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Report(LogFormat);
+#[derive(Debug)]
+pub(crate) struct Report {
+    format: LogFormat,
+    /// Written to beside standard error.
+    log: Option<File>,
+}
 
 impl Report {
-    pub(crate) fn new(format: LogFormat) -> Self {
-        Self(format)
+    /// A log that cannot be opened is done without.
+    pub(crate) fn new(format: LogFormat, log: Option<&Path>) -> Self {
+        let log = log.and_then(|path| File::options().append(true).create(true).open(path).ok());
+        Self { format, log }
     }
 
     /// The one place that prints an error with its chain of causes.
-    pub(crate) fn error(self, error: &anyhow::Error) {
+    pub(crate) fn error(&self, error: &anyhow::Error) {
         self.line("error", &format!("{error:#}"));
     }
 
-    pub(crate) fn warning(self, text: &str) {
+    pub(crate) fn warning(&self, text: &str) {
         self.line("warning", text);
     }
 
-    fn line(self, level: &str, text: &str) {
-        let line = match self.0 {
+    fn line(&self, level: &str, text: &str) {
+        let line = match self.format {
             LogFormat::Text => format!("securectr: {text}\n"),
-            LogFormat::Json => format!("{}\n", json!({"level": level, "msg": text})),
+            LogFormat::Json => {
+                let time = humantime::format_rfc3339(SystemTime::now()).to_string();
+                format!("{}\n", json!({"level": level, "msg": text, "time": time}))
+            }
         };
         // There is nowhere left to say that standard error is gone.
         let _ = std::io::stderr().write_all(line.as_bytes());
+        let _ = self.log.as_ref().map(|mut log| log.write_all(line.as_bytes()));
     }
 }

@@ -1,12 +1,13 @@
 //! `securectr run`: a container from its image to its exit code.
 
-use std::path::Path;
+use std::{ffi::OsString, fs::File, path::Path};
 
 use anyhow::{Context, Result, bail};
-use securectr_image::{Image, Reference, Store};
+use securectr_image::{Image, ImageConfig, Reference, Store, User};
 use securectr_sandbox::{
-    Disks, End, ExitStatus, Host, Installation, LaunchFailure, OomKilled, Plan, Sandbox, SandboxError,
-    SandboxId, Settings, StateRoot, StreamsWanted, Writable, plan, writable_disk,
+    Disks, End, ExitStatus, Host, Installation, LaunchFailure, OomKilled, Plan, ProcessName, Reach,
+    RootSource, Sandbox, SandboxError, SandboxId, Settings, StateRoot, StreamsWanted, Writable, plan,
+    writable_disk,
 };
 use tokio::sync::mpsc;
 
@@ -42,12 +43,12 @@ pub(crate) fn run(run: &Run, global: &Global, report: &Report) -> Result<u8> {
     if let Some(kernel) = &run.kernel {
         installation.kernel = kernel.clone();
     }
-    let (image, command) = image(run, global)?;
+    let Root { source, image, config, user, command } = root(run, global)?;
     timeline.stamp("image");
     let id = run.name.clone().map_or_else(SandboxId::random, Ok).context("make a name")?;
-    let user = image.resolve_user(run.user.as_deref().unwrap_or(&image.config.user))?;
-    let source = Source { id: &id, run, command, image: &image.config, user: &user };
-    let plan = plan(id.clone(), bundle::bundle(&source)?, &settings(run, global))?;
+    let source = Source { id: &id, run, command, image: &config, user: &user, root: source };
+    let network = run.network.namespace().map(Path::to_owned);
+    let plan = plan(id.clone(), bundle::bundle(&source)?, &Settings { network, ..settings(global) })?;
     timeline.stamp("plan");
     if run.dry_run {
         println!("{}", serde_json::to_string_pretty(&plan)?);
@@ -59,9 +60,9 @@ pub(crate) fn run(run: &Run, global: &Global, report: &Report) -> Result<u8> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
     let writable = match plan.container.writable {
         Writable::Disk => Some(writable_disk(&paths::store(global)?.join("writable"))?),
-        Writable::Memory { .. } | Writable::Nothing => None,
+        Writable::Memory { .. } | Writable::Nothing | Writable::InPlace => None,
     };
-    let disks = Disks { image: Some(image.rootfs), writable };
+    let disks = Disks { image, writable };
     timeline.stamp("disks");
     let code = runtime.block_on(session.run(&host, disks));
     // The thread that reads our standard input may wait for ever.
@@ -83,8 +84,34 @@ fn killed_by(error: &anyhow::Error) -> Option<i32> {
     }
 }
 
+/// What a container is made from.
+struct Root<'a> {
+    source: RootSource,
+    image: Option<File>,
+    config: ImageConfig,
+    user: User,
+    /// The words behind the image.
+    command: &'a [OsString],
+}
+
+fn root<'a>(run: &'a Run, global: &Global) -> Result<Root<'a>> {
+    if let (Some(directory), true) = (&run.rootfs, run.in_place) {
+        let failed = || format!("cannot use the directory {} as a container's root", directory.display());
+        return Ok(Root {
+            source: RootSource::Directory(directory.canonicalize().with_context(failed)?),
+            image: None,
+            config: ImageConfig::default(),
+            user: User::by_number(run.user.as_deref().unwrap_or_default())?,
+            command: &run.words,
+        });
+    }
+    let (image, command) = image(run, global)?;
+    let user = image.resolve_user(run.user.as_deref().unwrap_or(&image.config.user))?;
+    Ok(Root { source: RootSource::Image, image: Some(image.rootfs), config: image.config, user, command })
+}
+
 /// Opens the image, and tells it from the command behind it.
-fn image<'a>(run: &'a Run, global: &Global) -> Result<(Image, &'a [std::ffi::OsString])> {
+fn image<'a>(run: &'a Run, global: &Global) -> Result<(Image, &'a [OsString])> {
     let store = Store::open(&paths::store(global)?)?;
     let bar = Bar::new();
     let mut progress = |step| bar.show(step);
@@ -98,13 +125,14 @@ fn image<'a>(run: &'a Run, global: &Global) -> Result<(Image, &'a [std::ffi::OsS
     Ok((store.rootfs(&reference, &mut progress)?, command))
 }
 
-fn settings(run: &Run, global: &Global) -> Settings {
+/// What the host decides where nobody says anything.
+pub(crate) fn settings(global: &Global) -> Settings {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     Settings {
         default_memory_mib: DEFAULT_MEMORY_MIB,
         default_vcpu_count: cpus.min(DEFAULT_MOST_VCPUS) as u8,
         verbose_console: global.debug,
-        network: run.network.namespace().map(Path::to_owned),
+        network: None,
     }
 }
 
@@ -134,8 +162,10 @@ impl Session<'_> {
         self.resize(&sandbox).await?;
         // Who has made the namespace may have waited for the container.
         sandbox.refresh_network().await?;
-        let output = streams::join(streams, self.timeline).context("join the container's streams")?;
-        if let Err(failure) = sandbox.start(container).await? {
+        let output = streams::Ends::standard()
+            .and_then(|ends| streams::join(streams, ends, self.timeline))
+            .context("join the container's streams")?;
+        if let Err(failure) = sandbox.start(&ProcessName::init(&container.id)).await? {
             return Ok(self.explain(failure));
         }
         self.timeline.stamp("started");
@@ -161,8 +191,8 @@ impl Session<'_> {
         sandbox: &Sandbox,
         outside: &mut mpsc::Receiver<Outside>,
     ) -> Result<(ExitStatus, OomKilled)> {
-        let container = &self.plan.container;
-        let mut ended = std::pin::pin!(sandbox.wait(container));
+        let init = ProcessName::init(&self.plan.container.id);
+        let mut ended = std::pin::pin!(sandbox.wait(&init));
         loop {
             tokio::select! {
                 biased;
@@ -170,7 +200,7 @@ impl Session<'_> {
                 Some(event) = outside.recv() => match event {
                     Outside::Signal(number) => {
                         // A container that ended a moment ago takes no signal: that is no error.
-                        if let Err(error) = sandbox.signal(container, number.unsigned_abs()).await {
+                        if let Err(error) = sandbox.signal(&init, number.unsigned_abs(), Reach::Process).await {
                             self.report.warning(&format!("{:#}", anyhow::Error::from(error)));
                         }
                     }
@@ -182,7 +212,8 @@ impl Session<'_> {
 
     async fn resize(&self, sandbox: &Sandbox) -> Result<()> {
         if let (true, Some((columns, rows))) = (self.run.tty, terminal::size()) {
-            sandbox.resize(&self.plan.container, columns, rows).await?;
+            let init = ProcessName::init(&self.plan.container.id);
+            sandbox.resize(&init, columns, rows).await?;
         }
         Ok(())
     }
@@ -196,10 +227,7 @@ impl Session<'_> {
     }
 
     fn explain(&self, failure: LaunchFailure) -> u8 {
-        let code = match failure.source.kind() {
-            std::io::ErrorKind::NotFound => NOT_FOUND,
-            _ => NOT_EXECUTABLE,
-        };
+        let code = launch_code(&failure);
         self.report.error(&failure.into());
         code
     }
@@ -215,6 +243,14 @@ impl Session<'_> {
             ExitStatus::Code(code) => code,
             ExitStatus::Signal(signal) => code_of_signal(signal.into()),
         }
+    }
+}
+
+/// As a shell tells it.
+fn launch_code(failure: &LaunchFailure) -> u8 {
+    match failure.source.kind() {
+        std::io::ErrorKind::NotFound => NOT_FOUND,
+        _ => NOT_EXECUTABLE,
     }
 }
 

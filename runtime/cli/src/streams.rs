@@ -3,6 +3,7 @@
 //! side, so that whoever reads our output would wait, too.
 
 use std::{
+    fs::File,
     io::{self, Read, Write},
     net::Shutdown,
     os::unix::net::UnixStream,
@@ -21,21 +22,38 @@ const BUFFER_LEN: usize = 64 * 1024;
 /// Output that is still on its way.
 pub(crate) struct Output(Vec<oneshot::Receiver<()>>);
 
+/// Our side of the streams.
+pub(crate) struct Ends {
+    pub stdin: File,
+    pub stdout: File,
+    /// Where errors do not go to standard output.
+    pub stderr: Option<File>,
+}
+
+impl Ends {
+    /// This process's own.
+    pub(crate) fn standard() -> io::Result<Self> {
+        Ok(Self {
+            stdin: stdio::stdin().try_clone_to_owned()?.into(),
+            stdout: stdio::stdout().try_clone_to_owned()?.into(),
+            stderr: Some(stdio::stderr().try_clone_to_owned()?.into()),
+        })
+    }
+}
+
 /// Starts the threads.
-pub(crate) fn join(streams: Streams, timeline: &Timeline) -> io::Result<Output> {
+pub(crate) fn join(streams: Streams, ends: Ends, timeline: &Timeline) -> io::Result<Output> {
     if let Some(stdin) = streams.stdin {
-        let ours = stdio::stdin().try_clone_to_owned()?;
+        let ours = ends.stdin;
         // Nobody waits for this one: a read of a terminal does not end with the container.
-        thread::Builder::new().name("stdin".into()).spawn(move || feed(ours.into(), &stdin))?;
+        thread::Builder::new().name("stdin".into()).spawn(move || feed(ours, &stdin))?;
     }
     let mut output = Vec::new();
     if let Some(stdout) = streams.stdout {
-        let ours = stdio::stdout().try_clone_to_owned()?;
-        output.push(drain("stdout", stdout, ours.into(), timeline.clone())?);
+        output.push(drain("stdout", stdout, ends.stdout, timeline.clone())?);
     }
-    if let Some(stderr) = streams.stderr {
-        let ours = stdio::stderr().try_clone_to_owned()?;
-        output.push(drain("stderr", stderr, ours.into(), timeline.clone())?);
+    if let Some((stderr, ours)) = streams.stderr.zip(ends.stderr) {
+        output.push(drain("stderr", stderr, ours, timeline.clone())?);
     }
     Ok(Output(output))
 }
@@ -50,7 +68,7 @@ impl Output {
 }
 
 /// At our end of file, or when the container takes no more, its input ends.
-fn feed(mut ours: std::fs::File, mut theirs: &UnixStream) {
+fn feed(mut ours: File, mut theirs: &UnixStream) {
     let _ = copy(&mut ours, &mut theirs, || ());
     let _ = theirs.shutdown(Shutdown::Write);
 }
@@ -58,7 +76,7 @@ fn feed(mut ours: std::fs::File, mut theirs: &UnixStream) {
 fn drain(
     name: &str,
     mut theirs: UnixStream,
-    mut ours: std::fs::File,
+    mut ours: File,
     timeline: Timeline,
 ) -> io::Result<oneshot::Receiver<()>> {
     let (done, receiver) = oneshot::channel();

@@ -42,6 +42,16 @@ struct Group<'a> {
     members: &'a str,
 }
 
+impl User {
+    /// As [`crate::Image::resolve_user`] for a root whose files are not read: by number.
+    ///
+    /// # Errors
+    /// A name.
+    pub fn by_number(spec: &str) -> Result<Self, ResolveUserError> {
+        Accounts::default().resolve(spec)
+    }
+}
+
 impl Accounts {
     /// `spec` is `[USER|UID][:[GROUP|GID]]`; an empty one is root.
     pub(crate) fn resolve(&self, spec: &str) -> Result<User, ResolveUserError> {

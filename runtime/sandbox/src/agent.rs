@@ -1,12 +1,14 @@
 //! The host's side of the agent's RPCs: each with a deadline, each reply taken as a stranger's word.
 
+mod control;
+
 use std::{future::Future, time::Duration};
 
 use securectr_protocol::{
     GREETING_LEN, PROTOCOL_VERSION,
     agent::{
-        ConfigureNetworkRequest, CreateRequest, DeleteRequest, ProcessId, ResizeRequest, SignalRequest,
-        StartRequest, StartResponse, WaitRequest, WaitResponse,
+        ConfigureNetworkRequest, CreateRequest, DeleteRequest, ExecRequest, ProcessId, ResizeRequest,
+        SignalRequest, StartRequest, StartResponse, WaitRequest, WaitResponse,
     },
     agent_ttrpc::AgentClient,
     greeted_version,
@@ -70,6 +72,10 @@ impl Agent {
         bounded(self.0.create(limit(), request)).await.map(drop)
     }
 
+    pub(crate) async fn exec(&self, request: &ExecRequest) -> Result<(), AgentError> {
+        bounded(self.0.exec(limit(), request)).await.map(drop)
+    }
+
     pub(crate) async fn start(&self, process: ProcessId) -> Result<StartResponse, AgentError> {
         let request = StartRequest { process: Some(process).into(), ..Default::default() };
         bounded(self.0.start(limit(), &request)).await
@@ -81,8 +87,8 @@ impl Agent {
         self.0.wait(context::Context::default(), &request).await.map_err(refused)
     }
 
-    pub(crate) async fn signal(&self, process: ProcessId, signal: u32) -> Result<(), AgentError> {
-        let request = SignalRequest { process: Some(process).into(), signal, ..Default::default() };
+    pub(crate) async fn signal(&self, process: ProcessId, signal: u32, all: bool) -> Result<(), AgentError> {
+        let request = SignalRequest { process: Some(process).into(), signal, all, ..Default::default() };
         bounded(self.0.signal(limit(), &request)).await.map(drop)
     }
 

@@ -11,8 +11,8 @@ use std::{
 };
 
 use nix::{fcntl::OFlag, unistd::pipe2};
-use securectr_protocol::RPC_PORT;
-use securectr_vmm::spec::{DialOut, DiskSpec, Fd, VmSpec, VsockSpec};
+use securectr_protocol::{RPC_PORT, SHARED_TAG};
+use securectr_vmm::spec::{DialOut, DiskSpec, Fd, FsSpec, VmSpec, VsockSpec};
 use thiserror::Error;
 use tokio::net::UnixStream;
 
@@ -20,6 +20,7 @@ use crate::{
     End, Installation, MachinePlan, NetworkError, SandboxError, SandboxId, StateError, StateRoot,
     agent::{Agent, AgentError},
     console,
+    files::{FileServer, FilesError},
     network::Network,
     state::Record,
     undo::Undo,
@@ -40,6 +41,8 @@ pub enum BootError {
     Vmm(#[source] io::Error),
     #[error("join the network")]
     Network(#[from] NetworkError),
+    #[error("start the file server")]
+    Files(#[from] FilesError),
     #[error("boot the guest: {0}")]
     Ended(End),
     #[error("boot the guest")]
@@ -69,6 +72,8 @@ fn namespace_advice(error: &io::Error) -> &'static str {
 pub(crate) struct Booted {
     pub agent: Agent,
     pub vmm: Vmm,
+    /// What the host shares; none for a machine without.
+    pub files: Option<FileServer>,
     /// After the VMM, whose taps go with it.
     pub network: Option<Network>,
     pub vsock: PathBuf,
@@ -101,13 +106,25 @@ pub(crate) async fn boot(
     let listener =
         UnixListener::bind(&vsock).map_err(|error| BootError::Descriptor("vsock socket", error))?;
     let (rpc, vmm_rpc) = socket_pair("agent connection")?;
-    let mut equipment = equip(plan, host, disks, listener, vmm_rpc)?;
+    let (files, files_socket) = match plan.has_shares {
+        true => {
+            FileServer::start(&host.installation.files).map(|(files, socket)| (Some(files), Some(socket)))?
+        }
+        false => (None, None),
+    };
+    let mut equipment = equip(plan, host, Files { disks, files_socket }, listener, vmm_rpc)?;
+    equipment.files = files.as_ref().map(FileServer::end);
     let network = match &plan.network {
         Some(path) => Some(Network::open(path, &mut equipment).await?),
         None => None,
     };
     let vmm = Vmm::start(&host.installation.vmm, equipment).await.map_err(BootError::Vmm)?;
-    let recorded = state.write_record(&Record { id, monitor_pid: std::process::id(), vmm_pid: vmm.pid() });
+    let recorded = state.write_record(&Record {
+        id,
+        monitor_pid: std::process::id(),
+        vmm_pid: vmm.pid(),
+        files_pid: files.as_ref().map(FileServer::pid),
+    });
     undo.push(move || state.remove());
     recorded?;
     rpc.set_nonblocking(true).map_err(|error| BootError::Descriptor("agent connection", error))?;
@@ -118,7 +135,7 @@ pub(crate) async fn boot(
         agent = Agent::greet(rpc) => agent,
     };
     match agent {
-        Ok(agent) => Ok(Booted { agent, vmm, network, vsock, _undo: undo }),
+        Ok(agent) => Ok(Booted { agent, vmm, network, files, vsock, _undo: undo }),
         // A connection that breaks does so because the VMM dies: its cause is the true one.
         Err(AgentError::Broken) => Err(BootError::Ended(vmm.ended().await)),
         Err(error) => Err(BootError::Agent(error)),
@@ -134,10 +151,17 @@ pub struct Host {
     pub echo_console: bool,
 }
 
+/// What is behind the machine's disks and file systems.
+struct Files {
+    /// In the order of their names; whether each is read-only.
+    disks: Vec<(File, bool)>,
+    files_socket: Option<OwnedFd>,
+}
+
 fn equip(
     plan: &MachinePlan,
     host: &Host,
-    disks: Vec<(File, bool)>,
+    files: Files,
     listener: UnixListener,
     vmm_rpc: StdUnixStream,
 ) -> Result<Equipment, BootError> {
@@ -159,11 +183,17 @@ fn equip(
         memory_mib: plan.memory_mib,
         vcpu_count: plan.vcpu_count,
         console: table.lay(console_writer),
-        disks: disks
+        disks: files
+            .disks
             .into_iter()
             .map(|(file, read_only)| DiskSpec { file: table.lay(file), read_only })
             .collect(),
         nets: Vec::new(),
+        filesystems: files
+            .files_socket
+            .into_iter()
+            .map(|socket| FsSpec { tag: SHARED_TAG.to_owned(), server: table.lay(socket) })
+            .collect(),
         vsock: VsockSpec {
             listener: table.lay(listener),
             dial_out: vec![DialOut { port: RPC_PORT, stream: table.lay(vmm_rpc) }],
@@ -171,7 +201,7 @@ fn equip(
     };
     let console = console::drain(console_reader, host.echo_console)
         .map_err(|error| BootError::Descriptor("console", error))?;
-    Ok(Equipment { spec, fds: table.0, control, console })
+    Ok(Equipment { spec, fds: table.0, control, console, files: None })
 }
 
 fn clone(what: &'static str, fd: &OwnedFd) -> Result<OwnedFd, BootError> {

@@ -4,6 +4,8 @@ use std::fmt;
 
 use securectr_vmm::control;
 
+use crate::files::FilesEnd;
+
 /// The one cause for the end of a sandbox that was not asked to end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
@@ -25,6 +27,8 @@ pub enum End {
     VmmKilled(i32),
     /// The VMM exited and said nothing.
     VmmExited(i32),
+    /// The file server ended while the guest needed it.
+    Files(FilesEnd),
     /// The program securectr-vmm could not be executed.
     VmmNotExecuted(String),
 }
@@ -90,6 +94,7 @@ impl fmt::Display for End {
             Self::VmmFailed(text) => write!(f, "the virtual machine monitor failed: {text}"),
             Self::VmmKilled(signal) => write!(f, "the virtual machine monitor was ended by signal {signal}"),
             Self::VmmExited(code) => write!(f, "the virtual machine monitor exited with code {code}"),
+            Self::Files(end) => end.fmt(f),
             Self::VmmNotExecuted(reason) => write!(f, "securectr-vmm could not be executed: {reason}"),
         }
     }

@@ -7,10 +7,11 @@ use std::{
 
 use thiserror::Error;
 
-/// The VMM, the guest's kernel and its initramfs.
+/// The VMM, the file server, the guest's kernel and its initramfs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installation {
     pub vmm: PathBuf,
+    pub files: PathBuf,
     pub kernel: PathBuf,
     pub initramfs: PathBuf,
 }
@@ -35,9 +36,11 @@ impl Installation {
     }
 
     fn beside(programs: &Path) -> Result<Self, InstallationError> {
-        let share = [programs.join("../share/securectr"), programs.join("../guest")];
+        let prefix = programs.parent().unwrap_or(programs);
+        let share = [prefix.join("share/securectr"), prefix.join("guest")];
         Ok(Self {
             vmm: first_of("the program securectr-vmm", vec![programs.join("securectr-vmm")])?,
+            files: first_of("the program securectr-files", vec![programs.join("securectr-files")])?,
             kernel: first_of("the guest kernel", share.iter().map(|dir| dir.join("vmlinux")).collect())?,
             initramfs: first_of(
                 "the guest image",
@@ -71,22 +74,24 @@ mod tests {
     #[test]
     fn an_installed_prefix_is_found() {
         let root = tempfile::tempdir().unwrap();
-        lay(root.path(), &["bin/securectr-vmm", "share/securectr/vmlinux", "share/securectr/initramfs.cpio"]);
+        lay(root.path(), &["bin/securectr-vmm", "bin/securectr-files"]);
+        lay(root.path(), &["share/securectr/vmlinux", "share/securectr/initramfs.cpio"]);
         let found = Installation::beside(&root.path().join("bin")).unwrap();
-        assert_eq!(found.kernel, root.path().join("bin/../share/securectr/vmlinux"));
+        assert_eq!(found.kernel, root.path().join("share/securectr/vmlinux"));
     }
 
     #[test]
     fn a_build_tree_is_found() {
         let root = tempfile::tempdir().unwrap();
-        lay(root.path(), &["release/securectr-vmm", "guest/vmlinux", "guest/initramfs.cpio"]);
+        lay(root.path(), &["release/securectr-vmm", "release/securectr-files"]);
+        lay(root.path(), &["guest/vmlinux", "guest/initramfs.cpio"]);
         assert!(Installation::beside(&root.path().join("release")).is_ok());
     }
 
     #[test]
     fn a_missing_part_is_named_with_its_places() {
         let root = tempfile::tempdir().unwrap();
-        lay(root.path(), &["bin/securectr-vmm"]);
+        lay(root.path(), &["bin/securectr-vmm", "bin/securectr-files"]);
         let error = Installation::beside(&root.path().join("bin")).unwrap_err().to_string();
         assert!(error.starts_with("the guest kernel is missing: looked for "), "{error}");
         assert!(error.contains("share/securectr/vmlinux and "), "{error}");

@@ -7,15 +7,22 @@
 //! agent, and the VMM once it runs, are hostile: their replies are bounded in size and in time.
 
 mod agent;
+mod anchor;
 mod boot;
 mod console;
+mod control;
 mod disk;
 mod end;
+mod features;
+mod files;
+mod guest_spec;
 mod id;
 mod installation;
 mod network;
 mod plan;
+mod process;
 mod sandbox;
+mod shares;
 mod state;
 mod stdio;
 mod sys;
@@ -23,13 +30,22 @@ mod undo;
 mod vmm;
 
 pub use agent::AgentError;
+pub use anchor::Anchor;
 pub use boot::{BootError, Host};
+pub use control::{CpuStats, IoStats, MemoryStats, PidsStats, Stats};
 pub use disk::{DiskError, writable_disk};
 pub use end::End;
+pub use features::features;
+pub use files::{FilesEnd, FilesError};
 pub use id::{IdError, SandboxId};
 pub use installation::{Installation, InstallationError};
 pub use network::NetworkError;
-pub use plan::{Bundle, ContainerPlan, GivenFile, MachinePlan, Plan, PlanError, Settings, Writable, plan};
-pub use sandbox::{Disks, ExitStatus, LaunchFailure, OomKilled, Sandbox, SandboxError};
+pub use plan::{
+    Bundle, ContainerPlan, GivenFile, MachinePlan, Plan, PlanError, RootSource, Settings, Writable,
+    container, plan,
+};
+pub use process::{Exit, KillError, Phase, Process, StartError};
+pub use sandbox::{Disks, ExitStatus, LaunchFailure, OomKilled, ProcessName, Reach, Sandbox, SandboxError};
+pub use shares::{Share, ShareError};
 pub use state::{StateError, StateRoot};
 pub use stdio::{Streams, StreamsWanted};

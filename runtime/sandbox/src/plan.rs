@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{LinuxCpu, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxCpu, LinuxResources, Spec};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::SandboxId;
+use crate::{SandboxId, Share, guest_spec, shares};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -45,12 +45,26 @@ pub enum Writable {
     Memory { bytes: u64 },
     /// A private sparse disk.
     Disk,
+    /// The root itself, which is a directory of the host.
+    InPlace,
+}
+
+/// What a container's root is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RootSource {
+    /// The image on the sandbox's disk.
+    Image,
+    /// A directory of the host, a mount of containerd's snapshotters say; what is mounted in it is part of it. Absolute. While
+    /// the container lives, nobody else changes anything in it.
+    Directory(PathBuf),
 }
 
 /// What is asked for: a container as an OCI bundle describes it, and what a bundle has no words for.
 #[derive(Clone, Debug)]
 pub struct Bundle {
+    /// Its `root.path` is ignored.
     pub spec: Spec,
+    pub root: RootSource,
     pub writable: Writable,
     pub files: Vec<GivenFile>,
 }
@@ -70,14 +84,20 @@ pub struct MachinePlan {
     pub vcpu_count: u8,
     pub command_line: String,
     pub network: Option<PathBuf>,
+    /// It has a file server.
+    pub has_shares: bool,
 }
 
 /// One container in it.
 #[derive(Clone, Debug, Serialize)]
 pub struct ContainerPlan {
     pub id: SandboxId,
+    /// As the guest is to carry it out.
     pub spec: Spec,
+    /// The name of the share that is its root; none when that is the image.
+    pub root_share: Option<String>,
     pub writable: Writable,
+    pub shares: Vec<Share>,
     /// Laid over what the image has.
     pub files: Vec<GivenFile>,
 }
@@ -94,6 +114,10 @@ pub struct GivenFile {
 pub enum PlanError {
     #[error("the bundle has no process to run")]
     NoProcess,
+    #[error("{0} cannot be had in a guest")]
+    Unsupported(&'static str),
+    #[error("an image cannot be written in place")]
+    ImageInPlace,
     #[error("a memory limit of {asked} bytes is too small: the least is {LEAST_MEMORY} bytes (6 MiB)")]
     MemoryTooSmall { asked: u64 },
     #[error("a memory limit of {asked} bytes is too large: the most is {MOST_MEMORY} bytes (1 TiB)")]
@@ -112,36 +136,50 @@ impl MachinePlan {
             vcpu_count: settings.default_vcpu_count,
             command_line: command_line(settings),
             network: settings.network.clone(),
+            has_shares: false,
         }
+    }
+
+    /// A machine for what these limits allow, of one container or of a whole pod.
+    pub fn limited(
+        resources: Option<&LinuxResources>,
+        has_shares: bool,
+        settings: &Settings,
+    ) -> Result<Self, PlanError> {
+        let memory = resources.and_then(|all| all.memory().as_ref()).and_then(|memory| memory.limit());
+        Ok(Self {
+            memory_mib: memory_mib(memory, settings)?,
+            vcpu_count: vcpu_count(resources.and_then(|all| all.cpu().as_ref()), settings)?,
+            command_line: command_line(settings),
+            network: settings.network.clone(),
+            has_shares,
+        })
     }
 }
 
 /// Plans a sandbox with one container.
 pub fn plan(id: SandboxId, bundle: Bundle, settings: &Settings) -> Result<Plan, PlanError> {
-    let Bundle { mut spec, writable, files } = bundle;
+    let container = container(id.clone(), bundle)?;
+    let linux = container.spec.linux().as_ref();
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    let machine = MachinePlan::limited(resources, !container.shares.is_empty(), settings)?;
+    Ok(Plan { id, machine, container })
+}
+
+/// Plans a container for a machine that may have others.
+pub fn container(id: SandboxId, bundle: Bundle) -> Result<ContainerPlan, PlanError> {
+    let Bundle { mut spec, root, writable, files } = bundle;
     if spec.process().is_none() {
         return Err(PlanError::NoProcess);
     }
-    share_network(&mut spec);
-    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let memory = resources.and_then(|all| all.memory().as_ref()).and_then(|memory| memory.limit());
-    let machine = MachinePlan {
-        memory_mib: memory_mib(memory, settings)?,
-        vcpu_count: vcpu_count(resources.and_then(|all| all.cpu().as_ref()), settings)?,
-        command_line: command_line(settings),
-        network: settings.network.clone(),
-    };
-    Ok(Plan { container: ContainerPlan { id: id.clone(), spec, writable, files }, id, machine })
-}
-
-/// A network namespace that a spec names is one of the host's: what is in it is the guest's own network, which all containers
-/// share that have none of their own.
-fn share_network(spec: &mut Spec) {
-    let namespaces = spec.linux_mut().as_mut().and_then(|linux| linux.namespaces_mut().as_mut());
-    if let Some(namespaces) = namespaces {
-        namespaces
-            .retain(|namespace| namespace.typ() != LinuxNamespaceType::Network || namespace.path().is_none());
+    if root == RootSource::Image && writable == Writable::InPlace {
+        return Err(PlanError::ImageInPlace);
     }
+    guest_spec::adapt(&mut spec)?;
+    let root_share = shares::of_root(&id, root, writable);
+    let root_name = root_share.as_ref().map(|share| share.name.clone());
+    let shares = root_share.into_iter().chain(shares::of_spec(&id, &mut spec)).collect();
+    Ok(ContainerPlan { id, spec, root_share: root_name, writable, shares, files })
 }
 
 /// A limit holds inside the guest; the guest is as much larger as its kernel and agent need.
@@ -197,9 +235,18 @@ mod tests {
     }
 
     fn planned_spec(spec: Value) -> Result<MachinePlan, PlanError> {
-        let spec = serde_json::from_value(spec).unwrap();
-        let bundle = Bundle { spec, writable: Writable::Nothing, files: Vec::new() };
-        plan("x".parse().unwrap(), bundle, &SETTINGS).map(|plan| plan.machine)
+        planned_root(spec, RootSource::Image, Writable::Nothing).map(|plan| plan.machine)
+    }
+
+    fn planned_root(spec: Value, root: RootSource, writable: Writable) -> Result<Plan, PlanError> {
+        let bundle =
+            Bundle { spec: serde_json::from_value(spec).unwrap(), root, writable, files: Vec::new() };
+        plan("x".parse().unwrap(), bundle, &SETTINGS)
+    }
+
+    fn with_a_process() -> Value {
+        let process = json!({"cwd": "/", "args": ["true"], "user": {"uid": 0, "gid": 0}});
+        json!({"ociVersion": "1.2.0", "process": process})
     }
 
     fn memory(limit: i64) -> Value {
@@ -247,15 +294,22 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_the_hosts_is_the_guests_and_another_is_the_containers_own() {
-        let kept = |network: Value| {
-            let linux = json!({"namespaces": [{"type": "pid", "path": "/p"}, network]});
-            let mut spec = serde_json::from_value(json!({"ociVersion": "1.2.0", "linux": linux})).unwrap();
-            share_network(&mut spec);
-            spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap().len()
-        };
-        assert_eq!(kept(json!({"type": "network", "path": "/run/netns/x"})), 1);
-        assert_eq!(kept(json!({"type": "network"})), 2);
+    fn a_directory_as_a_root_is_a_share_that_is_writable_only_in_place() {
+        for (writable, read_only) in
+            [(Writable::InPlace, false), (Writable::Nothing, true), (Writable::Disk, true)]
+        {
+            let plan =
+                planned_root(with_a_process(), RootSource::Directory("/srv/root".into()), writable).unwrap();
+            let share =
+                Share { name: "x-root".into(), source: "/srv/root".into(), read_only, exclusive: true };
+            assert!(plan.machine.has_shares);
+            assert_eq!(
+                (plan.container.root_share.as_deref(), plan.container.shares),
+                (Some("x-root"), vec![share])
+            );
+        }
+        let image = planned_root(with_a_process(), RootSource::Image, Writable::InPlace);
+        assert_eq!(image.unwrap_err(), PlanError::ImageInPlace);
     }
 
     #[test]

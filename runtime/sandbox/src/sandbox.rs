@@ -2,14 +2,20 @@
 
 use std::{fs::File, future::Future, io, time::Duration};
 
-use securectr_protocol::agent::{self, CreateRequest, Empty, ProcessId, Rootfs, rootfs::Upper};
+use oci_spec::runtime::Process;
+use securectr_protocol::agent::{
+    self, CreateRequest, Empty, ExecRequest, ProcessId, Rootfs, Stdio,
+    rootfs::{Lower, Upper},
+};
 use thiserror::Error;
 use tokio::time::timeout;
 
 use crate::{
     AgentError, BootError, ContainerPlan, End, GivenFile, Host, MachinePlan, NetworkError, SandboxId,
     Streams, StreamsWanted, Writable,
+    agent::Agent,
     boot::{self, Booted},
+    shares::{self, Share, ShareError},
     stdio,
 };
 
@@ -17,8 +23,8 @@ use crate::{
 const CAUSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The names of disks in the guest, in the order in which they are given to the VMM.
-const IMAGE_DEVICE: &str = "vda";
-const WRITABLE_DEVICE: &str = "vdb";
+const FIRST_DEVICE: &str = "vda";
+const SECOND_DEVICE: &str = "vdb";
 
 #[derive(Debug, Error)]
 pub enum SandboxError {
@@ -30,6 +36,8 @@ pub enum SandboxError {
     Network(#[from] NetworkError),
     #[error("connect the container's streams")]
     Streams(#[source] io::Error),
+    #[error(transparent)]
+    Share(#[from] ShareError),
     #[error("describe the container")]
     Describe(#[source] serde_json::Error),
 }
@@ -49,9 +57,28 @@ pub struct LaunchFailure {
     pub source: io::Error,
 }
 
+impl LaunchFailure {
+    /// As runc says it: engines tell from these words what to answer, docker the exit codes 126 and 127.
+    pub fn in_runcs_words(&self) -> String {
+        let program = &self.program;
+        let reason = match self.source.raw_os_error() {
+            Some(libc::ENOENT) if program.contains('/') => {
+                format!("stat {program}: no such file or directory")
+            }
+            Some(libc::ENOENT) => "executable file not found in $PATH".to_owned(),
+            Some(libc::EACCES) => "permission denied".to_owned(),
+            Some(libc::ENOEXEC) => "exec format error".to_owned(),
+            Some(libc::EISDIR) => "is a directory".to_owned(),
+            _ => self.source.to_string(),
+        };
+        format!("unable to start container process: exec: {program:?}: {reason}")
+    }
+}
+
 /// A machine with a ready agent.
 pub struct Sandbox {
     booted: Booted,
+    writable_device: &'static str,
 }
 
 impl Sandbox {
@@ -62,10 +89,11 @@ impl Sandbox {
         host: &Host,
         disks: Disks,
     ) -> Result<Self, BootError> {
+        let writable_device = if disks.image.is_some() { SECOND_DEVICE } else { FIRST_DEVICE };
         let image = disks.image.map(|file| (file, true));
         let writable = disks.writable.map(|file| (file, false));
         let disks = image.into_iter().chain(writable).collect();
-        let sandbox = Self { booted: boot::boot(id, machine, host, disks).await? };
+        let sandbox = Self { booted: boot::boot(id, machine, host, disks).await?, writable_device };
         sandbox.refresh_network().await.map_err(|error| BootError::GuestNetwork(Box::new(error)))?;
         Ok(sandbox)
     }
@@ -87,18 +115,46 @@ impl Sandbox {
         container: &ContainerPlan,
         wanted: StreamsWanted,
     ) -> Result<Streams, SandboxError> {
-        let connected = tokio::select! {
-            connected = stdio::connect(&self.booted.vsock, wanted) => connected,
-            end = self.booted.vmm.ended() => return Err(SandboxError::Ended { operation: CREATE, end }),
-        };
-        let (streams, names) = connected.map_err(SandboxError::Streams)?;
+        self.add_shares(&container.shares).await?;
+        let created = self.create_on_shares(container, wanted).await;
+        if created.is_err() {
+            self.remove_shares(&container.shares).await;
+        }
+        created
+    }
+
+    /// All of them or none.
+    async fn add_shares(&self, all: &[Share]) -> Result<(), ShareError> {
+        for (done, share) in all.iter().enumerate() {
+            if let Err(error) = shares::add(self.booted.files.as_ref(), share).await {
+                self.remove_shares(all.get(..done).unwrap_or_default()).await;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove_shares(&self, all: &[Share]) {
+        for share in all {
+            shares::remove(self.booted.files.as_ref(), share).await;
+        }
+    }
+
+    async fn create_on_shares(
+        &self,
+        container: &ContainerPlan,
+        wanted: StreamsWanted,
+    ) -> Result<Streams, SandboxError> {
+        let (streams, names) = self.connect(CREATE, wanted).await?;
         let upper = match container.writable {
             Writable::Nothing => Upper::None(Empty::default()),
             Writable::Memory { bytes } => Upper::TmpfsBytes(bytes),
-            Writable::Disk => Upper::Ext4Device(WRITABLE_DEVICE.to_owned()),
+            Writable::Disk => Upper::Ext4Device(self.writable_device.to_owned()),
+            Writable::InPlace => Upper::InPlace(Empty::default()),
         };
-        let rootfs =
-            Rootfs { image_device: IMAGE_DEVICE.to_owned(), upper: Some(upper), ..Default::default() };
+        let image = || Lower::ImageDevice(FIRST_DEVICE.to_owned());
+        let lower = Some(container.root_share.clone().map_or_else(image, Lower::Share));
+        let rootfs = Rootfs { lower, upper: Some(upper), ..Default::default() };
         let request = CreateRequest {
             container_id: container.id.to_string(),
             spec_json: serde_json::to_vec(&container.spec).map_err(SandboxError::Describe)?,
@@ -111,9 +167,27 @@ impl Sandbox {
         Ok(streams)
     }
 
-    /// Lets the container's program run. The inner result is about the program, the outer one about the sandbox.
-    pub async fn start(&self, container: &ContainerPlan) -> Result<Result<(), LaunchFailure>, SandboxError> {
-        let answer = self.ask("start the container", self.booted.agent.start(process_of(container))).await?;
+    /// Adds a process to a running container, which waits for [`Sandbox::start`]. `process` is the runtime spec's object.
+    pub async fn exec(
+        &self,
+        name: &ProcessName,
+        process: &Process,
+        wanted: StreamsWanted,
+    ) -> Result<Streams, SandboxError> {
+        let (streams, names) = self.connect(EXEC, wanted).await?;
+        let request = ExecRequest {
+            process: Some(name.into()).into(),
+            process_json: serde_json::to_vec(process).map_err(SandboxError::Describe)?,
+            stdio: Some(names).into(),
+            ..Default::default()
+        };
+        self.ask(EXEC, self.booted.agent.exec(&request)).await?;
+        Ok(streams)
+    }
+
+    /// Lets a process's program run. The inner result is about the program, the outer one about the sandbox.
+    pub async fn start(&self, process: &ProcessName) -> Result<Result<(), LaunchFailure>, SandboxError> {
+        let answer = self.ask("start the process", self.booted.agent.start(process.into())).await?;
         Ok(match answer.failure.into_option() {
             None => Ok(()),
             Some(failure) => Err(LaunchFailure {
@@ -123,9 +197,9 @@ impl Sandbox {
         })
     }
 
-    /// Waits for the container's end; says also whether the guest's kernel killed a process of it for want of memory.
-    pub async fn wait(&self, container: &ContainerPlan) -> Result<(ExitStatus, OomKilled), SandboxError> {
-        let answer = self.ask("run the container", self.booted.agent.wait(process_of(container))).await?;
+    /// Waits for a process's end; says also whether the guest's kernel killed a process of its container for want of memory.
+    pub async fn wait(&self, process: &ProcessName) -> Result<(ExitStatus, OomKilled), SandboxError> {
+        let answer = self.ask("run the container", self.booted.agent.wait(process.into())).await?;
         // As in wait(2), both are of eight bits; more is the word of an agent that is not ours.
         let status = match answer.signal {
             0 => ExitStatus::Code(answer.exit_code as u8),
@@ -134,24 +208,43 @@ impl Sandbox {
         Ok((status, OomKilled(answer.oom_killed)))
     }
 
-    pub async fn signal(&self, container: &ContainerPlan, signal: u32) -> Result<(), SandboxError> {
-        self.ask("signal the container", self.booted.agent.signal(process_of(container), signal)).await
+    /// Sends a signal to a process, or to all of its container.
+    pub async fn signal(&self, process: &ProcessName, signal: u32, to: Reach) -> Result<(), SandboxError> {
+        let answer = self.booted.agent.signal(process.into(), signal, to == Reach::Container);
+        self.ask("signal the container", answer).await
     }
 
-    /// Gives the container's terminal another size.
-    pub async fn resize(
-        &self,
-        container: &ContainerPlan,
-        columns: u16,
-        rows: u16,
-    ) -> Result<(), SandboxError> {
-        let answer = self.booted.agent.resize(process_of(container), columns, rows);
-        self.ask("resize the terminal", answer).await
+    /// Gives a process's terminal another size.
+    pub async fn resize(&self, process: &ProcessName, columns: u16, rows: u16) -> Result<(), SandboxError> {
+        self.ask("resize the terminal", self.booted.agent.resize(process.into(), columns, rows)).await
     }
 
-    /// Removes an ended container from the guest.
+    /// Removes an ended process from the guest.
+    pub async fn delete_exec(&self, process: &ProcessName) -> Result<(), SandboxError> {
+        self.ask("delete the process", self.booted.agent.delete(process.into())).await
+    }
+
+    /// Removes an ended container from the guest, and what was shared with it.
     pub async fn delete(&self, container: &ContainerPlan) -> Result<(), SandboxError> {
-        self.ask("delete the container", self.booted.agent.delete(process_of(container))).await
+        let init = ProcessName::init(&container.id);
+        let deleted = self.ask("delete the container", self.booted.agent.delete((&init).into())).await;
+        self.remove_shares(&container.shares).await;
+        deleted
+    }
+
+    /// Ends the machine at once, whatever the guest does.
+    pub fn end(&self) {
+        self.booted.vmm.kill();
+    }
+
+    /// Answers when the machine has ended, with the cause; may be asked by several and again.
+    pub async fn ended(&self) -> End {
+        self.booted.vmm.ended().await
+    }
+
+    /// Of the process that is the machine.
+    pub fn vmm_pid(&self) -> i32 {
+        self.booted.vmm.pid()
     }
 
     /// Whether the host had no room for something that the container wrote; the container saw an I/O error.
@@ -159,8 +252,24 @@ impl Sandbox {
         self.booted.vmm.disk_full()
     }
 
+    pub(crate) fn agent(&self) -> &Agent {
+        &self.booted.agent
+    }
+
+    async fn connect(
+        &self,
+        operation: &'static str,
+        wanted: StreamsWanted,
+    ) -> Result<(Streams, Stdio), SandboxError> {
+        let connected = tokio::select! {
+            connected = stdio::connect(&self.booted.vsock, wanted) => connected,
+            end = self.booted.vmm.ended() => return Err(SandboxError::Ended { operation, end }),
+        };
+        connected.map_err(SandboxError::Streams)
+    }
+
     /// Waits for an answer, or for the machine's end, whose cause says more than a broken connection.
-    async fn ask<T>(
+    pub(crate) async fn ask<T>(
         &self,
         operation: &'static str,
         answer: impl Future<Output = Result<T, AgentError>>,
@@ -182,6 +291,35 @@ impl Sandbox {
 }
 
 const CREATE: &str = "create the container";
+const EXEC: &str = "add a process to the container";
+
+/// A process in a sandbox: the init of a container, or one that was added to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessName {
+    pub container: SandboxId,
+    pub exec: Option<String>,
+}
+
+impl ProcessName {
+    pub fn init(container: &SandboxId) -> Self {
+        Self { container: container.clone(), exec: None }
+    }
+}
+
+impl From<&ProcessName> for ProcessId {
+    fn from(name: &ProcessName) -> Self {
+        let exec_id = name.exec.clone().unwrap_or_default();
+        Self { container_id: name.container.to_string(), exec_id, ..Default::default() }
+    }
+}
+
+/// Whom a signal reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    Process,
+    /// All processes of the container.
+    Container,
+}
 
 /// Whether the guest's kernel killed a process of the container for want of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,7 +339,22 @@ fn file(given: &GivenFile) -> agent::File {
     agent::File { path: given.path.clone(), content, ..Default::default() }
 }
 
-/// The init of a container.
-fn process_of(container: &ContainerPlan) -> ProcessId {
-    ProcessId { container_id: container.id.to_string(), ..Default::default() }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_not_there_is_told_in_runcs_words() {
+        let told = |program: &str, errno| {
+            let source = io::Error::from_raw_os_error(errno);
+            LaunchFailure { program: program.to_owned(), source }.in_runcs_words()
+        };
+        assert!(
+            told("nosuch", libc::ENOENT).ends_with(r#"exec: "nosuch": executable file not found in $PATH"#)
+        );
+        assert!(
+            told("/nosuch", libc::ENOENT).ends_with(r#""/nosuch": stat /nosuch: no such file or directory"#)
+        );
+        assert!(told("/etc/passwd", libc::EACCES).ends_with(r#"exec: "/etc/passwd": permission denied"#));
+    }
 }

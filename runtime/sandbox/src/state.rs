@@ -50,6 +50,9 @@ pub(crate) struct Record<'a> {
     /// The process that watches over the sandbox.
     pub monitor_pid: u32,
     pub vmm_pid: i32,
+    /// Of the file server, for a sandbox that has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files_pid: Option<i32>,
 }
 
 /// A sandbox's own directory, locked by this process.

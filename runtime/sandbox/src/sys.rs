@@ -1,15 +1,16 @@
-//! What has no safe wrapper: clone3 into the VMM's namespaces, and its pidfd.
+//! What has no safe wrapper: clone3 into a jailed process's namespaces, and its pidfd.
 
 use std::{
     ffi::CStr,
     fs, io, mem,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
     ptr,
     sync::Arc,
 };
 
 use nix::{
     fcntl::OFlag,
+    sys::wait::{Id, WaitPidFlag, waitid},
     unistd::{Gid, Uid, geteuid, pipe2},
 };
 use tokio::io::unix::AsyncFd;
@@ -17,14 +18,21 @@ use tokio::io::unix::AsyncFd;
 /// Descriptors are moved above this before they are laid in place, so that no target is overwritten before it is moved.
 const ABOVE_TARGETS: RawFd = 256;
 
-/// A program to start in a user and a pid namespace of its own.
+/// A program to start in a pid namespace of its own.
 pub(crate) struct Launch<'a> {
     pub program: &'a CStr,
     /// Its descriptors: the first becomes 0, and so on. It gets no others.
     pub fds: &'a [OwnedFd],
-    /// Who it is outside of its user namespace; inside it is root.
-    pub uid: Uid,
-    pub gid: Gid,
+    pub identity: Identity,
+}
+
+/// Who a program is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Identity {
+    /// Root of a user namespace of its own, in which there is nobody else; outside it is this user.
+    Alone { uid: Uid, gid: Gid },
+    /// Root of the host, as we are.
+    HostRoot,
 }
 
 /// A started process: its pid, and a pidfd, which cannot come to mean another process.
@@ -41,7 +49,9 @@ pub(crate) fn launch(launch: &Launch<'_>) -> io::Result<Launched> {
     let (gate_reader, gate) = pipe2(OFlag::O_CLOEXEC)?;
     let child = Child { launch, fds: &raw, gate: gate_reader.as_raw_fd(), drops_groups: geteuid().is_root() };
     let launched = clone_child(&child)?;
-    write_id_maps(launched.pid, launch)?;
+    if let Identity::Alone { uid, gid } = launch.identity {
+        write_id_maps(launched.pid, uid, gid)?;
+    }
     // The child waits for this byte; should we die before, it reads an end of file and exits.
     nix::unistd::write(&gate, &[1])?;
     Ok(launched)
@@ -66,17 +76,31 @@ struct Child<'a> {
 }
 
 fn clone_child(child: &Child<'_>) -> io::Result<Launched> {
+    let user_namespace = match child.launch.identity {
+        Identity::Alone { .. } => libc::CLONE_NEWUSER,
+        Identity::HostRoot => 0,
+    };
+    clone(user_namespace | libc::CLONE_NEWPID, || child.become_program())
+}
+
+/// Starts a process that does `work` and exits with what it returns. It runs on a copy of our memory in which other threads may
+/// have stood anywhere: `work` makes system calls and nothing else, and so allocates nothing.
+pub(crate) fn clone(flags: libc::c_int, work: impl FnOnce() -> libc::c_int) -> io::Result<Launched> {
     let mut pidfd: RawFd = -1;
     // SAFETY: `clone_args` is plain integers, for which all zeroes is a valid value.
     let mut args: libc::clone_args = unsafe { mem::zeroed() };
-    args.flags = (libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_PIDFD) as u64;
+    args.flags = (flags | libc::CLONE_PIDFD) as u64;
     args.pidfd = ptr::from_mut(&mut pidfd) as u64;
     args.exit_signal = libc::SIGCHLD as u64;
     // SAFETY: without CLONE_VM the child runs on a copy of this stack, as after fork(2); it only makes system calls, and
     // ends by execve or _exit. `args` and `pidfd` live across the call.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, ptr::from_ref(&args), size_of_val(&args)) };
     match pid {
-        0 => child.become_program(),
+        0 => {
+            let code = work();
+            // SAFETY: `_exit` ends the process without running anything of the copied memory.
+            unsafe { libc::_exit(code) }
+        }
         1.. => {
             // SAFETY: with CLONE_PIDFD the kernel has stored a new descriptor there.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
@@ -86,24 +110,42 @@ fn clone_child(child: &Child<'_>) -> io::Result<Launched> {
     }
 }
 
+/// The life of a child that only is there: without our descriptors, until a signal ends it.
+pub(crate) fn stand_still() -> libc::c_int {
+    // SAFETY: takes integers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    // SAFETY: takes integers; nothing of this process uses a descriptor from here on.
+    unsafe { libc::close_range(0, libc::c_uint::MAX, 0) };
+    // SAFETY: takes no arguments.
+    unsafe { libc::setsid() };
+    loop {
+        // SAFETY: takes no arguments.
+        unsafe { libc::pause() };
+    }
+}
+
+/// Waits for a process that has been killed, so that it does not stay as a zombie.
+pub(crate) fn reap(pidfd: &OwnedFd) {
+    let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
+}
+
 /// Makes the child root of its user namespace, which has that one user and group.
-fn write_id_maps(pid: libc::pid_t, launch: &Launch<'_>) -> io::Result<()> {
+fn write_id_maps(pid: libc::pid_t, uid: Uid, gid: Gid) -> io::Result<()> {
     if !geteuid().is_root() {
         // user_namespaces(7): who may not change groups must give up setgroups(2) before mapping one.
         fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
     }
-    fs::write(format!("/proc/{pid}/gid_map"), format!("0 {} 1", launch.gid))?;
-    fs::write(format!("/proc/{pid}/uid_map"), format!("0 {} 1", launch.uid))
+    fs::write(format!("/proc/{pid}/gid_map"), format!("0 {gid} 1"))?;
+    fs::write(format!("/proc/{pid}/uid_map"), format!("0 {uid} 1"))
 }
 
 impl Child<'_> {
-    fn become_program(&self) -> ! {
-        let errno = match self.prepare() {
+    /// Returns only when it fails, with the errno.
+    fn become_program(&self) -> libc::c_int {
+        match self.prepare() {
             Ok(()) => self.execute(),
             Err(errno) => errno,
-        };
-        // SAFETY: `_exit` ends the process without running anything of the copied memory.
-        unsafe { libc::_exit(errno) }
+        }
     }
 
     fn prepare(&self) -> Result<(), libc::c_int> {

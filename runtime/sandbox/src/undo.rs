@@ -2,10 +2,10 @@
 
 /// Steps that run, last first, when the stack is dropped: a start that fails half-way and a sandbox that ends undo alike.
 #[derive(Default)]
-pub(crate) struct Undo(Vec<Box<dyn FnOnce() + Send>>);
+pub(crate) struct Undo(Vec<Box<dyn FnOnce() + Send + Sync>>);
 
 impl Undo {
-    pub(crate) fn push(&mut self, step: impl FnOnce() + Send + 'static) {
+    pub(crate) fn push(&mut self, step: impl FnOnce() + Send + Sync + 'static) {
         self.0.push(Box::new(step));
     }
 }

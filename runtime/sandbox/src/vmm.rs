@@ -12,6 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use nix::{
@@ -32,15 +33,20 @@ use tokio::{
     net::UnixStream,
     sync::watch,
     task::JoinHandle,
+    time::timeout,
 };
 
 use crate::{
     end::{End, Evidence, ProcessExit},
+    files::FilesEnd,
     sys,
 };
 
 /// Where the ids begin under which VMMs run when root starts them: far above those of people, services and containers.
 const FIRST_JAIL_ID: u32 = 2_000_000_000;
+
+/// How long after the VMM's failure the file server's end may come to be its cause.
+const FILES_GRACE: Duration = Duration::from_millis(500);
 
 /// A started VMM. When this is dropped, the VMM is killed.
 #[derive(Debug)]
@@ -60,6 +66,8 @@ pub(crate) struct Equipment {
     /// Our end of the control socket.
     pub control: StdUnixStream,
     pub console: JoinHandle<String>,
+    /// Tells the end of the file server, for a machine that has one.
+    pub files: Option<watch::Receiver<Option<FilesEnd>>>,
 }
 
 impl Equipment {
@@ -76,8 +84,8 @@ impl Vmm {
     /// Starts the VMM and hands it its spec. What goes wrong from here on is told by [`Vmm::ended`].
     pub(crate) async fn start(program: &Path, equipment: Equipment) -> io::Result<Self> {
         let program = CString::new(program.as_os_str().as_bytes())?;
-        let (uid, gid) = outside_ids();
-        let launched = sys::launch(&sys::Launch { program: &program, fds: &equipment.fds, uid, gid })?;
+        let launched =
+            sys::launch(&sys::Launch { program: &program, fds: &equipment.fds, identity: jail_identity() })?;
         // Our copies would keep the console open beyond the VMM's death.
         drop(equipment.fds);
         let pidfd = Arc::new(launched.pidfd);
@@ -97,7 +105,8 @@ impl Vmm {
         // A VMM that has died already does not read: that is for the watch to explain.
         let _ = control.write_all(&line).await;
         tokio::spawn(async move {
-            let end = watch(control, pidfd, equipment.console, &disk_full).await;
+            let files = files_broken(equipment.files);
+            let end = watch(control, pidfd, equipment.console, &disk_full, files).await;
             let _ = said_end.send(Some(end));
         });
         Ok(vmm)
@@ -119,6 +128,11 @@ impl Vmm {
         Ok(())
     }
 
+    /// Ends it at once; the cause will be the signal.
+    pub(crate) fn kill(&self) {
+        sys::kill(&self.pidfd);
+    }
+
     /// Whether the host had no room for something that the guest wrote.
     pub(crate) fn disk_full(&self) -> bool {
         self.disk_full.load(Ordering::Relaxed)
@@ -137,18 +151,30 @@ impl Vmm {
 
 impl Drop for Vmm {
     fn drop(&mut self) {
-        sys::kill(&self.pidfd);
+        self.kill();
     }
 }
 
 /// Root starts each VMM under ids of its own; others can only map themselves (user_namespaces(7)).
-fn outside_ids() -> (Uid, Gid) {
+fn jail_identity() -> sys::Identity {
     if geteuid().is_root() {
         let id = FIRST_JAIL_ID + std::process::id() % 1_000_000;
-        (Uid::from_raw(id), Gid::from_raw(id))
+        sys::Identity::Alone { uid: Uid::from_raw(id), gid: Gid::from_raw(id) }
     } else {
-        (geteuid(), getegid())
+        sys::Identity::Alone { uid: geteuid(), gid: getegid() }
     }
+}
+
+/// Answers when the file server has ended in any way but by the VMM's leave; never when there is none.
+async fn files_broken(files: Option<watch::Receiver<Option<FilesEnd>>>) -> FilesEnd {
+    if let Some(mut files) = files {
+        if let Ok(Some(end)) = files.wait_for(Option::is_some).await.as_deref() {
+            if *end != FilesEnd::Left {
+                return end.clone();
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 /// Listens to the VMM until it is dead, then says why.
@@ -157,12 +183,27 @@ async fn watch(
     pidfd: Arc<OwnedFd>,
     console: JoinHandle<String>,
     disk_full: &AtomicBool,
+    files_broken: impl Future<Output = FilesEnd>,
 ) -> End {
-    let last_event = last_event(control, disk_full).await;
+    let mut files_broken = std::pin::pin!(files_broken);
+    let last_event = tokio::select! {
+        event = last_event(control, disk_full) => event,
+        end = &mut files_broken => {
+            sys::kill(&pidfd);
+            let _ = exit_of(&pidfd).await;
+            return End::Files(end);
+        }
+    };
     // It has said its last word, or closed the socket, most likely by dying: either way it is at its end.
     sys::kill(&pidfd);
     let exit = exit_of(&pidfd).await.unwrap_or(ProcessExit::Signal(Signal::SIGKILL as i32));
     let console = console.await.unwrap_or_default();
+    if let Some(Event::Failed(_)) = last_event {
+        // A VMM that loses its file server says so before we hear of the loss.
+        if let Ok(end) = timeout(FILES_GRACE, files_broken).await {
+            return End::Files(end);
+        }
+    }
     End::of(Evidence { last_event, exit, console: &console })
 }
 
@@ -188,7 +229,7 @@ async fn last_event(control: UnixStream, disk_full: &AtomicBool) -> Option<Event
     }
 }
 
-async fn exit_of(pidfd: &Arc<OwnedFd>) -> io::Result<ProcessExit> {
+pub(crate) async fn exit_of(pidfd: &Arc<OwnedFd>) -> io::Result<ProcessExit> {
     // A pidfd becomes readable when its process ends (pidfd_open(2)).
     let readable = sys::watch(Arc::clone(pidfd))?;
     loop {

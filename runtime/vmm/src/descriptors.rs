@@ -28,6 +28,7 @@ impl Descriptors {
         let mut untaken: Vec<Fd> = vec![spec.kvm, spec.kernel, spec.initramfs, spec.console];
         untaken.extend(spec.disks.iter().map(|disk| disk.file));
         untaken.extend(spec.nets.iter().filter_map(|net| net.tap));
+        untaken.extend(spec.filesystems.iter().map(|filesystem| filesystem.server));
         untaken.push(spec.vsock.listener);
         untaken.extend(spec.vsock.dial_out.iter().map(|dial_out| dial_out.stream));
         untaken.sort_unstable_by_key(|fd| fd.0);
@@ -60,7 +61,7 @@ pub(crate) fn control() -> Result<OwnedFd, DescriptorError> {
 
 #[cfg(test)]
 mod tests {
-    use securectr_vmm::spec::{DialOut, DiskSpec, VsockSpec};
+    use securectr_vmm::spec::{DialOut, DiskSpec, FsSpec, VsockSpec};
 
     use super::*;
 
@@ -75,6 +76,7 @@ mod tests {
             console: Fd(7),
             disks: vec![DiskSpec { file: Fd(disk), read_only: true }],
             nets: Vec::new(),
+            filesystems: vec![FsSpec { tag: "t".to_owned(), server: Fd(11) }],
             vsock: VsockSpec { listener: Fd(1_000_000), dial_out: vec![DialOut { port: 1, stream: Fd(9) }] },
         }
     }

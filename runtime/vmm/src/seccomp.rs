@@ -4,82 +4,14 @@
 //! A filter is inherited by the threads that its thread starts, so the vCPUs' threads are started before the main thread
 //! installs its own.
 
-use std::collections::BTreeMap;
-
-use libc::{c_int, c_long};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-};
-use thiserror::Error;
-use vmm_sys_util::signal::SIGRTMIN;
+use securectr_jail::seccomp::{COMMON, Check, Filter, Row, SeccompError, compile};
 
 use crate::devices;
-
-#[derive(Debug, Error)]
-pub(crate) enum SeccompError {
-    #[error("compile the system call filter of a {0} thread")]
-    Compile(&'static str, #[source] seccompiler::BackendError),
-    #[error("install the system call filter")]
-    Install(#[source] seccompiler::Error),
-}
-
-/// A compiled filter.
-#[derive(Debug)]
-pub(crate) struct Filter(BpfProgram);
-
-impl Filter {
-    /// From here on, the calling thread is confined.
-    pub(crate) fn install(&self) -> Result<(), SeccompError> {
-        seccompiler::apply_filter(&self.0).map_err(SeccompError::Install)
-    }
-}
-
-/// A system call, and what its arguments are held to.
-type Row = (c_long, &'static [Check]);
-
-/// A condition on an argument, by its index.
-#[derive(Clone, Copy)]
-enum Check {
-    /// It is this.
-    Is(u8, u32),
-    /// None of these bits is set.
-    Without(u8, u32),
-    /// It is the signal that stops vCPUs, whose number is known only at run time.
-    IsStopSignal(u8),
-}
 
 /// KVM's ioctls on a vCPU (linux/kvm.h).
 const KVM_RUN: u32 = 0xae80;
 const KVM_KVMCLOCK_CTRL: u32 = 0xaead;
 const KVM_GET_REGS: u32 = 0x8090_ae81;
-
-const EXEC: u32 = libc::PROT_EXEC as u32;
-
-/// The allocator's and the standard library's, on any thread.
-const COMMON: &[Row] = &[
-    // Locks, channels, and waiting for one another; a channel yields when it meets a sender midway.
-    (libc::SYS_futex, &[]),
-    (libc::SYS_sched_yield, &[]),
-    // A wait with a time limit: the time, where the vDSO cannot tell it, and the rest of the wait after SIGCONT or a freezer.
-    (libc::SYS_clock_gettime, &[]),
-    (libc::SYS_restart_syscall, &[]),
-    // Events of devices, the console, news for the parent.
-    (libc::SYS_write, &[]),
-    // The allocator; no memory becomes executable.
-    (libc::SYS_mmap, &[Check::Without(2, EXEC)]),
-    (libc::SYS_mprotect, &[Check::Without(2, EXEC)]),
-    (libc::SYS_munmap, &[]),
-    (libc::SYS_madvise, &[]),
-    // The parent hears of a panic; then the process aborts with all signals blocked.
-    (libc::SYS_sendto, &[]),
-    (libc::SYS_rt_sigprocmask, &[]),
-    (libc::SYS_gettid, &[]),
-    (libc::SYS_getpid, &[]),
-    (libc::SYS_tgkill, &[Check::Is(2, libc::SIGABRT as u32)]),
-    // The standard library's check, in debug builds, that what it closes is open.
-    #[cfg(debug_assertions)]
-    (libc::SYS_fcntl, &[Check::Is(1, libc::F_GETFD as u32)]),
-];
 
 const MAIN: &[Row] = &[
     (libc::SYS_epoll_wait, &[]),
@@ -92,7 +24,7 @@ const MAIN: &[Row] = &[
     // Requests of the parent.
     (libc::SYS_recvmsg, &[]),
     // Stopping vCPUs.
-    (libc::SYS_tgkill, &[Check::IsStopSignal(2)]),
+    (libc::SYS_tgkill, &[Check::IsFirstRealTimeSignal(2)]),
     // The allocator's, where it begins and for what is large.
     (libc::SYS_brk, &[]),
     (libc::SYS_mremap, &[]),
@@ -118,50 +50,6 @@ pub(crate) fn vcpu_filter() -> Result<Filter, SeccompError> {
     compile("vCPU", &[COMMON, VCPU], devices::VCPU_SYSCALLS)
 }
 
-/// `devices` are their own tables, whose calls may have any arguments.
-fn compile<'a>(
-    thread: &'static str,
-    tables: &[&[Row]],
-    devices: impl IntoIterator<Item = &'a c_long>,
-) -> Result<Filter, SeccompError> {
-    build(tables, devices).map(Filter).map_err(|error| SeccompError::Compile(thread, error))
-}
-
-fn build<'a>(
-    tables: &[&[Row]],
-    devices: impl IntoIterator<Item = &'a c_long>,
-) -> Result<BpfProgram, seccompiler::BackendError> {
-    let mut rules: BTreeMap<c_long, Vec<SeccompRule>> = BTreeMap::new();
-    for &(syscall, checks) in tables.iter().copied().flatten() {
-        let alternatives = rules.entry(syscall).or_default();
-        if !checks.is_empty() {
-            let conditions = checks.iter().map(|check| check.condition()).collect::<Result<_, _>>()?;
-            alternatives.push(SeccompRule::new(conditions)?);
-        }
-    }
-    for &syscall in devices {
-        rules.insert(syscall, Vec::new());
-    }
-    let architecture = std::env::consts::ARCH.try_into()?;
-    SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, architecture)?.try_into()
-}
-
-impl Check {
-    fn condition(self) -> Result<SeccompCondition, seccompiler::BackendError> {
-        let (argument, operator, value) = match self {
-            Self::Is(argument, value) => (argument, SeccompCmpOp::Eq, value),
-            Self::Without(argument, bits) => (argument, SeccompCmpOp::MaskedEq(bits.into()), 0),
-            Self::IsStopSignal(argument) => (argument, SeccompCmpOp::Eq, stop_signal()),
-        };
-        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value.into())
-    }
-}
-
-fn stop_signal() -> u32 {
-    let signal: c_int = SIGRTMIN();
-    signal.unsigned_abs()
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -172,6 +60,8 @@ mod tests {
         process::{self, Command},
         thread,
     };
+
+    use libc::c_long;
 
     use super::*;
 

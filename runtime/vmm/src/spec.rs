@@ -27,6 +27,7 @@ pub struct VmSpec {
     pub console: Fd,
     pub disks: Vec<DiskSpec>,
     pub nets: Vec<NetSpec>,
+    pub filesystems: Vec<FsSpec>,
     pub vsock: VsockSpec,
 }
 
@@ -49,6 +50,19 @@ pub struct NetSpec {
     /// In bytes, at least 68: what a frame carries behind its Ethernet header.
     pub mtu: u16,
 }
+
+/// A virtio-fs device, whose requests are relayed to a file server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FsSpec {
+    /// By which the guest mounts it: 1 to 36 bytes.
+    pub tag: String,
+    /// A connected Unix socket of type SOCK_SEQPACKET. Each datagram is one FUSE message, of at most
+    /// [`MAX_FUSE_MESSAGE_LEN`] bytes.
+    pub server: Fd,
+}
+
+/// What a FUSE message carries at most, in bytes: 128 KiB of data, and its headers.
+pub const MAX_FUSE_MESSAGE_LEN: usize = 128 * 1024 + 4096;
 
 /// The virtio-vsock device. The guest has CID 3, the host is CID 2.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

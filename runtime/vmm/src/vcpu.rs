@@ -17,6 +17,7 @@ use std::{
 };
 
 use kvm_ioctls::{KvmRunWrapper, VcpuFd};
+use securectr_jail::seccomp::SeccompError;
 use securectr_vmm::control::End;
 use thiserror::Error;
 use vmm_sys_util::{
@@ -24,11 +25,7 @@ use vmm_sys_util::{
     signal::{Killable, SIGRTMIN, register_signal_handler},
 };
 
-use crate::{
-    bus::Bus,
-    seccomp::{self, SeccompError},
-    vcpu::run::Vcpu,
-};
+use crate::{bus::Bus, seccomp, vcpu::run::Vcpu};
 
 /// A vCPU's thread runs shallow code; what a thread does not touch of its stack costs nothing.
 const STACK_LEN: usize = 256 * 1024;

@@ -76,7 +76,7 @@ fn with_initramfs(initramfs: &[u8]) -> Result<(tempfile::TempDir, Command)> {
     fs::create_dir_all(&bin)?;
     fs::create_dir_all(&share)?;
     // Copies, not links: the program looks beside where it really lies.
-    for name in ["securectr", "securectr-vmm"] {
+    for name in ["securectr", "securectr-vmm", "securectr-files"] {
         fs::copy(program(name), bin.join(name))?;
     }
     symlink(checkout().join("target/guest/vmlinux").canonicalize()?, share.join("vmlinux"))?;

@@ -2,9 +2,12 @@
 
 mod failures;
 mod images;
+mod in_place;
 mod install;
 mod limits;
 mod network;
 mod run;
+mod share_speed;
+mod shares;
 mod streams;
 mod terminal;

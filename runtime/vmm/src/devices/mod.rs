@@ -1,6 +1,7 @@
 //! The devices of a machine. Each is one file and one line in [`build`]; the transport before it is [`mmio`].
 
 mod block;
+mod fs;
 mod mmio;
 mod net;
 mod rng;
@@ -31,6 +32,7 @@ pub(crate) const SYSCALLS: &[(&str, &[libc::c_long])] = &[
     ("virtio-mmio", mmio::SYSCALLS),
     ("virtio-blk", block::SYSCALLS),
     ("virtio-net", net::SYSCALLS),
+    ("virtio-fs", fs::SYSCALLS),
     ("virtio-vsock", vsock::SYSCALLS),
     ("virtio-rng", rng::SYSCALLS),
 ];
@@ -140,6 +142,8 @@ pub(crate) enum DeviceError {
     Disk(usize, #[source] block::DiskError),
     #[error("network interface {0}")]
     Net(usize, #[source] net::NetError),
+    #[error("file system {0:?}")]
+    Fs(String, #[source] fs::FsError),
     #[error("virtio-vsock")]
     Vsock(#[source] vsock::VsockError),
     #[error("make the transport of {0}")]
@@ -154,8 +158,8 @@ pub(crate) enum AttachError {
     Net(#[source] net::NetError),
 }
 
-/// Builds the devices that the spec asks for: disks and network interfaces in their order, vsock, rng. `news` is written when a
-/// transport has something to [tell](Mmio::take_news).
+/// Builds the devices that the spec asks for: disks, network interfaces and file systems in their order, vsock, rng. `news` is
+/// written when a transport has something to [tell](Mmio::take_news).
 pub(crate) fn build(
     spec: &VmSpec,
     descriptors: &mut Descriptors,
@@ -176,6 +180,11 @@ pub(crate) fn build(
         let net = net::Net::new(tap.map(Into::into), spec.mac, spec.mtu);
         let net = net.map_err(|error| DeviceError::Net(index, error))?;
         devices.push((format!("virtio-net {index}"), Box::new(net)));
+    }
+    for spec in &spec.filesystems {
+        let fs = fs::Fs::new(&spec.tag, descriptors.take(spec.server)?);
+        let fs = fs.map_err(|error| DeviceError::Fs(spec.tag.clone(), error))?;
+        devices.push((format!("virtio-fs {}", spec.tag), Box::new(fs)));
     }
     devices.push(("virtio-vsock".to_owned(), Box::new(vsock::Vsock::open(&spec.vsock, descriptors)?)));
     devices.push(("virtio-rng".to_owned(), Box::new(rng::Rng)));

@@ -133,6 +133,38 @@ pub(super) fn send(socket: &UnixStream, slices: &[VolatileSlice<'_>]) -> io::Res
     })
 }
 
+/// Sends one datagram without waiting and without SIGPIPE: bytes of our own, then what lies in guest memory.
+pub(super) fn send_datagram(
+    socket: &UnixStream,
+    header: &[u8],
+    slices: &[VolatileSlice<'_>],
+) -> io::Result<usize> {
+    let own = libc::iovec { iov_base: header.as_ptr().cast_mut().cast(), iov_len: header.len() };
+    let mut vectors = IoVectors::behind(Some(own), slices);
+    let message = vectors.message();
+    retry(|| {
+        // SAFETY: the vectors point into `header`, which sendmsg(2) only reads, and into guest memory; both are borrowed for
+        // the time of the call.
+        unsafe { libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) }
+    })
+}
+
+/// Receives one datagram without waiting: its beginning into memory of our own, the rest into guest memory. Returns the
+/// datagram's whole length, also when there was no room for all of it; 0 when the peer has gone.
+pub(super) fn receive_datagram(
+    socket: &UnixStream,
+    header: &mut [u8],
+    slices: &[VolatileSlice<'_>],
+) -> io::Result<usize> {
+    let own = libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: header.len() };
+    let mut vectors = IoVectors::behind(Some(own), slices);
+    let mut message = vectors.message();
+    retry(|| {
+        // SAFETY: the vectors point into `header` and into guest memory; both are borrowed for the time of the call.
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT | libc::MSG_TRUNC) }
+    })
+}
+
 /// As [`send`], from memory of our own.
 pub(super) fn send_bytes(socket: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
     retry(|| {
@@ -166,8 +198,8 @@ pub(super) fn random(slice: &VolatileSlice<'_>) -> io::Result<usize> {
     })
 }
 
-/// Whether a descriptor is a socket of the type that a byte stream needs, listening or connected.
-pub(super) fn is_stream_socket(fd: BorrowedFd<'_>, listening: bool) -> bool {
+/// Whether a descriptor is a Unix socket of this type (`SOCK_STREAM` or another), listening or connected.
+pub(super) fn is_unix_socket(fd: BorrowedFd<'_>, kind: libc::c_int, listening: bool) -> bool {
     let option = |name| {
         let mut value: libc::c_int = 0;
         let mut length = size_of::<libc::c_int>() as libc::socklen_t;
@@ -184,7 +216,7 @@ pub(super) fn is_stream_socket(fd: BorrowedFd<'_>, listening: bool) -> bool {
         (failed == 0).then_some(value)
     };
     option(libc::SO_DOMAIN) == Some(libc::AF_UNIX)
-        && option(libc::SO_TYPE) == Some(libc::SOCK_STREAM)
+        && option(libc::SO_TYPE) == Some(kind)
         && option(libc::SO_ACCEPTCONN) == Some(libc::c_int::from(listening))
 }
 

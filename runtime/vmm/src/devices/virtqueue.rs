@@ -57,6 +57,18 @@ impl<'m> Buffers<'m> {
         }
     }
 
+    fn extend(
+        &mut self,
+        memory: &'m GuestMemoryMmap,
+        (address, len): (GuestAddress, usize),
+        access: Permissions,
+    ) -> Result<(), Violation> {
+        for slice in memory.get_slices(address, len, access).map_err(|_| Violation::Address)? {
+            self.push(slice.map_err(|_| Violation::Address)?);
+        }
+        Ok(())
+    }
+
     /// The first `at` bytes and the rest; `None` when there are fewer.
     pub(crate) fn split_at(&self, at: usize) -> Option<(Self, Self)> {
         let (mut first, mut rest) = (Self::default(), Self::default());
@@ -104,6 +116,10 @@ impl<'m> Buffers<'m> {
     }
 }
 
+/// Where pieces of guest memory lie, for a device that comes back to them in a later call.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Places(Vec<(GuestAddress, usize)>);
+
 /// One request of the driver.
 #[derive(Debug)]
 pub(crate) struct Chain<'m> {
@@ -113,6 +129,8 @@ pub(crate) struct Chain<'m> {
     pub(crate) readable: Buffers<'m>,
     /// Where the device answers.
     pub(crate) writable: Buffers<'m>,
+    /// The same, for an answer that takes its time.
+    pub(crate) places: Places,
 }
 
 impl<'m> Chain<'m> {
@@ -125,6 +143,7 @@ impl<'m> Chain<'m> {
             head: descriptors.head_index(),
             readable: Buffers::default(),
             writable: Buffers::default(),
+            places: Places::default(),
         };
         let mut ends = false;
         // The iterator stops at its own limit, at a bad index and at an unreadable table alike: only the last descriptor
@@ -135,18 +154,14 @@ impl<'m> Chain<'m> {
             }
             ends = !descriptor.has_next();
             let (buffers, access) = if descriptor.is_write_only() {
+                chain.places.0.push((descriptor.addr(), descriptor.len() as usize));
                 (&mut chain.writable, Permissions::Write)
             } else if chain.writable.len() > 0 {
                 return Err(Violation::Order);
             } else {
                 (&mut chain.readable, Permissions::Read)
             };
-            let slices = memory
-                .get_slices(descriptor.addr(), descriptor.len() as usize, access)
-                .map_err(|_| Violation::Address)?;
-            for slice in slices {
-                buffers.push(slice.map_err(|_| Violation::Address)?);
-            }
+            buffers.extend(memory, (descriptor.addr(), descriptor.len() as usize), access)?;
         }
         if ends { Ok(chain) } else { Err(Violation::Chain) }
     }
@@ -184,6 +199,15 @@ impl<'m> Virtqueue<'m> {
             }
         }
         Err(Violation::AvailableRing)
+    }
+
+    /// The writable pieces of a chain that was popped and not pushed.
+    pub(crate) fn buffers_at(&self, places: &Places) -> Result<Buffers<'m>, Violation> {
+        let mut buffers = Buffers::default();
+        for &place in &places.0 {
+            buffers.extend(self.memory, place, Permissions::Write)?;
+        }
+        Ok(buffers)
     }
 
     /// Puts the last `count` chains back that were popped and not pushed.

@@ -120,8 +120,8 @@ impl Machine {
 }
 
 fn check_bounds(spec: &VmSpec) -> Result<(), MachineError> {
-    // vsock and rng stand beside the disks and network interfaces.
-    let device_count = spec.disks.len() + spec.nets.len() + 2;
+    // vsock and rng stand beside the others.
+    let device_count = spec.disks.len() + spec.nets.len() + spec.filesystems.len() + 2;
     if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&spec.memory_mib) {
         return Err(MachineError::MemorySize(spec.memory_mib));
     }

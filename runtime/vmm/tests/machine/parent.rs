@@ -72,6 +72,7 @@ impl Setup {
                 .map(|file| DiskSpec { file: table.lay(file), read_only: false })
                 .collect(),
             nets: Vec::new(),
+            filesystems: Vec::new(),
             vsock: VsockSpec { listener: table.lay(&listener), dial_out: Vec::new() },
         };
         let launcher = command(self.namespaces)

@@ -59,6 +59,8 @@ pub(crate) enum StateError {
     Device(#[source] serde_json::Error),
     #[error("saved state was made with another {0}")]
     Differs(&'static str),
+    #[error("{0} cannot be saved")]
+    Busy(&'static str),
 }
 
 impl StateError {

@@ -226,22 +226,23 @@ fn a_chain_of_gigabytes_costs_nothing() {
 
 #[test]
 fn drivers_that_break_the_rules_are_stopped_and_told_of() {
-    let short = |guest: &mut Guest| {
+    type Act = fn(&mut Guest);
+    let short: Act = |guest| {
         let sent = guest.put(&[0; HEADER_LEN - 1]);
         guest.give(FROM_GUEST, &[sent]);
     };
-    let looping = |guest: &mut Guest| {
+    let looping: Act = |guest| {
         guest.set_descriptor(FROM_GUEST, 3, RawDescriptor { address: 0x1000, len: 16, flags: 1, next: 3 });
         guest.publish(FROM_GUEST, 3);
     };
-    let no_room = |guest: &mut Guest| {
+    let no_room: Act = |guest| {
         let sent = guest.put(&[0; 100]);
         guest.give(FOR_GUEST, &[sent]);
     };
-    let acts: [(&dyn Fn(&mut Guest), &str); 3] = [
-        (&short, "shorter than its header"),
-        (&looping, "a descriptor chain is broken"),
-        (&no_room, "no room for its answer"),
+    let acts = [
+        (short, "shorter than its header"),
+        (looping, "a descriptor chain is broken"),
+        (no_room, "no room for its answer"),
     ];
     for (act, words) in acts {
         let (mut guest, wire) = ready();

@@ -56,11 +56,11 @@ impl Host {
     }
 
     pub(super) fn new(listener: OwnedFd, dial_out: Vec<(u32, OwnedFd)>) -> Result<Self, VsockError> {
-        if !sys::is_stream_socket(listener.as_fd(), true) {
+        if !sys::is_unix_socket(listener.as_fd(), libc::SOCK_STREAM, true) {
             return Err(VsockError::NotAListener);
         }
         for (port, stream) in &dial_out {
-            if !sys::is_stream_socket(stream.as_fd(), false) {
+            if !sys::is_unix_socket(stream.as_fd(), libc::SOCK_STREAM, false) {
                 return Err(VsockError::NotAStream(*port));
             }
         }

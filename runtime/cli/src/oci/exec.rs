@@ -1,0 +1,237 @@
+//! `exec`: one more process in a container. This process is its stand-in here: it carries the streams, takes signals for it, and ends
+//! as it ends.
+
+use std::{
+    fs,
+    io::stdin,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    thread,
+};
+
+use anyhow::{Context, Result, bail};
+use oci_spec::runtime::{Process, User};
+use securectr_sandbox::Streams;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    args::Exec,
+    console::Console,
+    control::{Answer, Client, Request, Wanted},
+    create::{again, report, spawn_and_hear, write_pid},
+    monitor,
+    record::{Place, Records, Status},
+    sys,
+};
+use crate::{
+    args::Global,
+    signals::{self, Outside},
+    streams::Output,
+    terminal::{self, RawMode},
+};
+
+pub(super) fn exec(exec: &Exec, records: &Records, global: &Global) -> Result<u8> {
+    if exec.detach {
+        return detach(exec, records, global);
+    }
+    let ready = exec.ready_fd.map(sys::inherited).transpose().context("take over the pipe")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
+    let code = runtime.block_on(async {
+        let begun = begin(exec, records);
+        let refused = match &begun {
+            Ok(Begun::Running(_)) => None,
+            Ok(Begun::NotExecuted { words }) => Some(anyhow::anyhow!("exec failed: {words}")),
+            Err(error) => Some(anyhow::anyhow!("{error:#}")),
+        };
+        if let Some(ready) = ready {
+            report(ready, refused.as_ref().map_or(Ok(()), Err));
+        }
+        match begun? {
+            Begun::Running(running) => running.wait().await,
+            Begun::NotExecuted { words } => {
+                bail!("exec failed: {words}");
+            }
+        }
+    });
+    runtime.shutdown_background();
+    code
+}
+
+/// The same again, in a process that goes on without us.
+fn detach(exec: &Exec, records: &Records, global: &Global) -> Result<u8> {
+    let mut command = again(records, global)?;
+    command.arg("exec");
+    if let Some(process) = &exec.process {
+        command.arg("--process").arg(process);
+    }
+    if let Some(socket) = &exec.console_socket {
+        command.arg("--console-socket").arg(socket);
+    }
+    if let Some(cwd) = &exec.cwd {
+        command.args(["--cwd", cwd]);
+    }
+    if let Some(user) = &exec.user {
+        command.args(["--user", user]);
+    }
+    for variable in &exec.env {
+        command.args(["--env", variable]);
+    }
+    if exec.tty {
+        command.arg("--tty");
+    }
+    let child = spawn_and_hear(&mut command, |command| command.arg(exec.id.as_str()).args(&exec.command))?;
+    write_pid(exec.pid_file.as_deref(), child.id())?;
+    Ok(0)
+}
+
+/// As a shell tells SIGKILL.
+const KILLED: u8 = 128 + 9;
+
+/// How a process began.
+enum Begun {
+    Running(Running),
+    NotExecuted { words: String },
+}
+
+struct Running {
+    client: Client,
+    output: Output,
+    console: Option<Console>,
+    _raw: Option<RawMode>,
+    is_on_our_terminal: bool,
+}
+
+fn begin(exec: &Exec, records: &Records) -> Result<Begun> {
+    let place = records.find(&exec.id)?;
+    let process = process(exec, &place)?;
+    let has_terminal = process.terminal().unwrap_or(false);
+    let console = match (has_terminal, &exec.console_socket) {
+        (true, Some(socket)) => Some(Console::open(socket)?),
+        _ => None,
+    };
+    let is_on_our_terminal = has_terminal && console.is_none();
+    if is_on_our_terminal && !terminal::stdin_is_terminal() {
+        bail!("give the process a terminal: standard input is not one");
+    }
+    let client = Client::connect(&place)?;
+    let wanted = Wanted { stdin: true, stdout: true, stderr: !has_terminal };
+    let (_, fds) = client.ask(&Request::Exec { process: Box::new(process), wanted })?;
+    let output = monitor::join(streams(fds, wanted)?, console.as_ref())?;
+    let raw = is_on_our_terminal.then(RawMode::enter).transpose().context("set up the terminal")?;
+    let size = if is_on_our_terminal { terminal::size() } else { None };
+    if let Some((columns, rows)) = size {
+        client.ask(&Request::ResizeExec { columns, rows })?;
+    }
+    match client.ask(&Request::StartExec)?.0 {
+        Answer::NotExecuted { words } => Ok(Begun::NotExecuted { words }),
+        _ => Ok(Begun::Running(Running { client, output, console, _raw: raw, is_on_our_terminal })),
+    }
+}
+
+fn streams(fds: Vec<OwnedFd>, wanted: Wanted) -> Result<Streams> {
+    let mut fds = fds.into_iter().map(UnixStream::from);
+    let mut take = |wanted: bool| match wanted {
+        false => Ok(None),
+        true => fds.next().map(Some).context("the monitor sent fewer streams than were asked for"),
+    };
+    Ok(Streams { stdin: take(wanted.stdin)?, stdout: take(wanted.stdout)?, stderr: take(wanted.stderr)? })
+}
+
+/// From a file, or the container's own with what was asked for changed.
+fn process(exec: &Exec, place: &Place) -> Result<Process> {
+    let record = place.read()?;
+    match record.status {
+        Status::Running => {}
+        Status::Paused => bail!("cannot exec in a paused container (use --ignore-paused to override)"),
+        _ => bail!("cannot exec in a stopped container"),
+    }
+    if let Some(path) = &exec.process {
+        let json = match path.to_str() {
+            Some("-") => std::io::read_to_string(stdin()).map(String::into_bytes),
+            _ => fs::read(path),
+        };
+        let json = json.with_context(|| format!("read {}", path.display()))?;
+        return serde_json::from_slice(&json).with_context(|| format!("understand {}", path.display()));
+    }
+    if exec.command.is_empty() {
+        bail!("no command: process args cannot be empty");
+    }
+    let spec = monitor::spec(&record.bundle)?;
+    let mut process = spec.process().clone().context("the bundle has no process")?;
+    process.set_args(Some(exec.command.clone())).set_terminal(Some(exec.tty));
+    if let Some(cwd) = &exec.cwd {
+        process.set_cwd(cwd.into());
+    }
+    if let Some(user) = &exec.user {
+        process.set_user(parse_user(user)?);
+    }
+    let variables = process.env().iter().flatten().chain(&exec.env).cloned().collect();
+    process.set_env(Some(variables));
+    Ok(process)
+}
+
+fn parse_user(text: &str) -> Result<User> {
+    let (uid, gid) = text.split_once(':').unwrap_or((text, "0"));
+    let number =
+        |text: &str| text.parse::<u32>().with_context(|| format!("the user {text:?} is not a number"));
+    let mut user = User::default();
+    user.set_uid(number(uid)?).set_gid(number(gid)?);
+    Ok(user)
+}
+
+impl Running {
+    /// Until its end, whose code is answered.
+    async fn wait(self) -> Result<u8> {
+        let mut outside = signals::listen().context("listen to signals")?;
+        let mut exited = self.hear_exit()?;
+        let code = loop {
+            tokio::select! {
+                exited = &mut exited => break exited.context("hear the container's monitor")?,
+                Some(event) = outside.recv() => self.pass_on(event),
+            }
+        };
+        self.finish(&mut outside).await;
+        Ok(code)
+    }
+
+    /// In a thread, since answers to signals may come before it.
+    fn hear_exit(&self) -> Result<oneshot::Receiver<u8>> {
+        let (said, heard) = oneshot::channel();
+        let client = self.client.try_clone()?;
+        client.tell(&Request::WaitExec)?;
+        thread::Builder::new().name("exit".into()).spawn(move || {
+            let code = loop {
+                match client.hear() {
+                    Ok((Answer::Exited(code), _)) => break code,
+                    Ok(_) => {}
+                    // The monitor ends with its container, and all processes with both.
+                    Err(_) => break KILLED,
+                }
+            };
+            let _ = said.send(code);
+        })?;
+        Ok(heard)
+    }
+
+    fn pass_on(&self, event: Outside) {
+        let request = match event {
+            Outside::Signal(number) => Some(Request::KillExec { signal: number.unsigned_abs() }),
+            Outside::Resized => {
+                let ours = if self.is_on_our_terminal { terminal::size() } else { None };
+                let size = self.console.as_ref().and_then(Console::size).or(ours);
+                size.map(|(columns, rows)| Request::ResizeExec { columns, rows })
+            }
+        };
+        if let Some(request) = request {
+            // A monitor that is gone is told by the exit.
+            let _ = self.client.tell(&request);
+        }
+    }
+
+    async fn finish(self, outside: &mut mpsc::Receiver<Outside>) {
+        tokio::select! {
+            () = self.output.written() => {}
+            _ = outside.recv() => {}
+        }
+    }
+}

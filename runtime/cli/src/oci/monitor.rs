@@ -1,0 +1,216 @@
+//! The process that a container is on this side: it holds the machine, has the pid that engines record, carries the streams, and ends
+//! as the container ends.
+
+mod serve;
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, Result, bail};
+use oci_spec::runtime::Spec;
+use rustix::process::setsid;
+use securectr_sandbox::{
+    Bundle, ContainerPlan, Disks, Exit, ExitStatus, Host, Installation, MachinePlan, Process, ProcessName,
+    Reach, RootSource, Sandbox, StateRoot, Streams, StreamsWanted, Writable, container,
+};
+use tokio::{net::UnixListener, task::JoinSet, time::timeout};
+
+use super::{
+    args::Monitor,
+    console::Console,
+    create::report,
+    record::{Place, Record, Records, Status},
+    sys,
+};
+use crate::{
+    args::Global,
+    run,
+    signals::{self, Outside},
+    streams::{self, Ends, Output},
+    timeline::Timeline,
+};
+
+/// How long those who wait for the end, and a slow reader of the last output, may hold it up.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
+
+/// Runs in the bundle. Nothing but the container's end ends it.
+pub(super) fn monitor(args: &Monitor, records: &Records, global: &Global) -> Result<u8> {
+    let ready = sys::inherited(args.ready_fd).context("take over the pipe to create")?;
+    let _ = setsid();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
+    let watched = runtime.block_on(async {
+        let made = make(args, records, global).await;
+        report(ready, made.as_ref().map(drop));
+        match made {
+            Ok(container) => Some(container.watch().await),
+            Err(_) => None,
+        }
+    });
+    // The thread that reads our standard input may wait for ever.
+    runtime.shutdown_background();
+    // What went wrong before has been told to create.
+    watched.unwrap_or(Ok(1))
+}
+
+/// A container with everything that is needed while it lives.
+struct Watched {
+    sandbox: Arc<Sandbox>,
+    plan: ContainerPlan,
+    init: Arc<Process>,
+    output: Output,
+    console: Option<Console>,
+    listener: UnixListener,
+    book: Arc<Mutex<Book>>,
+}
+
+/// What is written down of it: a status follows another and never goes back.
+struct Book {
+    place: Place,
+    record: Record,
+    /// Held as long as we live.
+    _claim: File,
+}
+
+impl Book {
+    fn turn(&mut self, status: Status) -> Result<()> {
+        if self.record.status == Status::Stopped {
+            return Ok(());
+        }
+        self.record.status = status;
+        self.place.write(&self.record)
+    }
+}
+
+fn turn(book: &Mutex<Book>, status: Status) -> Result<()> {
+    book.lock().unwrap_or_else(PoisonError::into_inner).turn(status)
+}
+
+async fn make(args: &Monitor, records: &Records, global: &Global) -> Result<Watched> {
+    let place = records.find(&args.id)?;
+    let claim = place.claim()?;
+    let bundle = std::env::current_dir().context("find the bundle")?;
+    let spec = spec(&bundle)?;
+    let mut book = Book { record: first_record(args, &bundle, &spec)?, place, _claim: claim };
+    book.turn(Status::Creating)?;
+    let terminal = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
+    let console = match (terminal, &args.console_socket) {
+        (true, Some(socket)) => Some(Console::open(socket)?),
+        (true, None) => bail!("cannot allocate tty if runc will detach without setting console socket"),
+        (false, Some(_)) => bail!("cannot use console socket if runc will not detach or allocate tty"),
+        (false, None) => None,
+    };
+    let plan = plan(args, &bundle, spec)?;
+    let limits = plan.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let machine = MachinePlan::limited(limits, true, &run::settings(global))?;
+    let host =
+        Host { installation: Installation::find()?, state: StateRoot::open()?, echo_console: global.debug };
+    let sandbox = Arc::new(Sandbox::boot(&args.id, &machine, &host, Disks::default()).await?);
+    let wanted = StreamsWanted { stdin: true, stdout: true, stderr: !terminal };
+    let streams = sandbox.create(&plan, wanted).await?;
+    let init = Process::watch(Arc::clone(&sandbox), ProcessName::init(&plan.id));
+    let output = join(streams, console.as_ref())?;
+    let listener = UnixListener::bind(book.place.socket()).context("listen on the monitor's socket")?;
+    book.turn(Status::Created)?;
+    let book = Arc::new(Mutex::new(book));
+    Ok(Watched { sandbox, plan, init, output, console, listener, book })
+}
+
+pub(super) fn spec(bundle: &Path) -> Result<Spec> {
+    let path = bundle.join("config.json");
+    let json = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    serde_json::from_slice(&json).with_context(|| format!("understand {}", path.display()))
+}
+
+fn first_record(args: &Monitor, bundle: &Path, spec: &Spec) -> Result<Record> {
+    let root = spec.root().as_ref().context("the bundle has no root file system")?;
+    let rootfs: PathBuf = bundle.join(root.path());
+    Ok(Record {
+        id: args.id.to_string(),
+        bundle: bundle.to_owned(),
+        rootfs: rootfs
+            .canonicalize()
+            .with_context(|| format!("find the root file system {}", rootfs.display()))?,
+        pid: std::process::id(),
+        status: Status::Creating,
+        created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
+        annotations: spec.annotations().clone().unwrap_or_default(),
+    })
+}
+
+fn plan(args: &Monitor, bundle: &Path, spec: Spec) -> Result<ContainerPlan> {
+    let record = first_record(args, bundle, &spec)?;
+    let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
+    let writable = if read_only { Writable::Nothing } else { Writable::InPlace };
+    let root = RootSource::Directory(record.rootfs);
+    Ok(container(args.id.clone(), Bundle { spec, root, writable, files: Vec::new() })?)
+}
+
+/// To a terminal of ours, or to our standard streams.
+pub(super) fn join(streams: Streams, console: Option<&Console>) -> Result<Output> {
+    let ends = match console {
+        None => Ends::standard(),
+        Some(console) => console.clones().map(|(stdin, stdout)| Ends { stdin, stderr: None, stdout }),
+    };
+    let joined = ends.and_then(|ends| streams::join(streams, ends, &Timeline::begin()));
+    joined.context("join the container's streams")
+}
+
+impl Watched {
+    /// Until its end, whose code is answered.
+    async fn watch(self) -> Result<u8> {
+        let mut outside = signals::listen().context("listen to signals")?;
+        let mut connections = JoinSet::new();
+        let exit = loop {
+            tokio::select! {
+                exit = self.init.wait() => break exit,
+                Ok((connection, _)) = self.listener.accept() => {
+                    connections.spawn(serve::serve(connection, self.served()));
+                }
+                Some(event) = outside.recv() => self.hear(event).await,
+            }
+        };
+        turn(&self.book, Status::Stopped)?;
+        let _ = timeout(LAST_WORDS_LIMIT, self.output.written()).await;
+        let _ = timeout(LAST_WORDS_LIMIT, async { while connections.join_next().await.is_some() {} }).await;
+        if let Some(cause) = &exit.cause {
+            eprintln!("securectr: the machine of {} ended: {cause}", self.plan.id);
+        }
+        Ok(code(&exit))
+    }
+
+    fn served(&self) -> serve::Container {
+        serve::Container {
+            sandbox: Arc::clone(&self.sandbox),
+            init: Arc::clone(&self.init),
+            id: self.plan.id.clone(),
+            book: Arc::clone(&self.book),
+        }
+    }
+
+    /// A signal to the container's pid is one to the container.
+    async fn hear(&self, event: Outside) {
+        match event {
+            Outside::Signal(number) => {
+                let _ = self.init.kill(number.unsigned_abs(), Reach::Process).await;
+            }
+            Outside::Resized => {
+                if let Some((columns, rows)) = self.console.as_ref().and_then(Console::size) {
+                    let _ = self.init.resize(columns, rows).await;
+                }
+            }
+        }
+    }
+}
+
+/// As a shell tells it.
+pub(super) fn code(exit: &Exit) -> u8 {
+    match exit.status {
+        ExitStatus::Code(code) => code,
+        ExitStatus::Signal(signal) => 128 + (signal & 0x7f),
+    }
+}

@@ -1,0 +1,182 @@
+//! One connection to the monitor: verbs for the container, or the life of one more process in it, which ends with the connection.
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex},
+};
+
+use rustix::process::Signal;
+use securectr_sandbox::{
+    KillError, Process, ProcessName, Reach, Sandbox, SandboxError, SandboxId, StartError, Streams,
+    StreamsWanted,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    net::UnixStream,
+};
+
+use super::{Book, code, turn};
+use crate::oci::{
+    control::{self, Answer, MAX_LEN, Request},
+    record::Status,
+};
+
+/// What a connection acts on.
+pub(super) struct Container {
+    pub sandbox: Arc<Sandbox>,
+    pub init: Arc<Process>,
+    pub id: SandboxId,
+    pub book: Arc<Mutex<Book>>,
+}
+
+/// The process that a connection has added. It has no life without its connection.
+#[derive(Default)]
+struct Added(Option<(ProcessName, Arc<Process>)>);
+
+/// Until the other side has no more to say.
+pub(super) async fn serve(connection: UnixStream, container: Container) {
+    let mut reader = BufReader::new(connection);
+    let mut added = Added::default();
+    loop {
+        let mut line = Vec::new();
+        match (&mut reader).take(MAX_LEN).read_until(b'\n', &mut line).await {
+            Ok(1..) => {}
+            _ => break,
+        }
+        let (answer, fds) = match serde_json::from_slice(&line) {
+            Ok(request) => container.answer(request, &mut added).await,
+            Err(error) => (Answer::Refused(format!("understand the request: {error}")), Vec::new()),
+        };
+        // A line is short of what a socket holds: this does not wait.
+        if control::send(reader.get_ref(), &answer, &fds).is_err() {
+            break;
+        }
+    }
+    added.end(&container.sandbox).await;
+}
+
+impl Container {
+    async fn answer(&self, request: Request, added: &mut Added) -> (Answer, Vec<OwnedFd>) {
+        let answer = match request {
+            Request::Start => self.start().await,
+            Request::Kill { signal, all } => {
+                let reach = if all { Reach::Container } else { Reach::Process };
+                killed(self.init.kill(signal, reach).await)
+            }
+            Request::Pause => self.pause().await,
+            Request::Resume => self.resume().await,
+            Request::Update(limits) => done(self.sandbox.update(&self.id, &limits).await),
+            Request::Stats => match self.sandbox.stats(&self.id).await {
+                Ok(stats) => Answer::Stats(Box::new(stats)),
+                Err(error) => Answer::Refused(line(&error)),
+            },
+            Request::Exec { process, wanted } => {
+                let wanted =
+                    StreamsWanted { stdin: wanted.stdin, stdout: wanted.stdout, stderr: wanted.stderr };
+                match self.add(&process, wanted, added).await {
+                    Ok(streams) => return (Answer::Streams, fds(streams)),
+                    Err(words) => Answer::Refused(words),
+                }
+            }
+            of_added => added.answer(of_added).await,
+        };
+        (answer, Vec::new())
+    }
+
+    /// Who asks next sees that it runs.
+    async fn start(&self) -> Answer {
+        let answer = started(self.init.start().await);
+        if matches!(answer, Answer::Done) { self.turned(Status::Running) } else { answer }
+    }
+
+    async fn pause(&self) -> Answer {
+        match self.sandbox.pause(&self.id).await {
+            Ok(()) => self.turned(Status::Paused),
+            refused => done(refused),
+        }
+    }
+
+    async fn resume(&self) -> Answer {
+        match self.sandbox.resume(&self.id).await {
+            Ok(()) => self.turned(Status::Running),
+            refused => done(refused),
+        }
+    }
+
+    fn turned(&self, status: Status) -> Answer {
+        match turn(&self.book, status) {
+            Ok(()) => Answer::Done,
+            Err(error) => Answer::Refused(format!("{error:#}")),
+        }
+    }
+
+    async fn add(
+        &self,
+        process: &oci_spec::runtime::Process,
+        wanted: StreamsWanted,
+        added: &mut Added,
+    ) -> Result<Streams, String> {
+        let exec = SandboxId::random().map_err(|error| error.to_string())?.to_string();
+        let name = ProcessName { container: self.id.clone(), exec: Some(exec) };
+        let streams = self.sandbox.exec(&name, process, wanted).await.map_err(|error| line(&error))?;
+        let process = Process::watch(Arc::clone(&self.sandbox), name.clone());
+        added.0 = Some((name, process));
+        Ok(streams)
+    }
+}
+
+impl Added {
+    async fn answer(&self, request: Request) -> Answer {
+        let Some((_, process)) = &self.0 else {
+            return Answer::Refused("this connection has no process".to_owned());
+        };
+        match request {
+            Request::StartExec => started(process.start().await),
+            Request::KillExec { signal } => killed(process.kill(signal, Reach::Process).await),
+            Request::ResizeExec { columns, rows } => done(process.resize(columns, rows).await),
+            _ => Answer::Exited(code(&process.wait().await)),
+        }
+    }
+
+    async fn end(self, sandbox: &Sandbox) {
+        let Some((name, process)) = self.0 else { return };
+        let _ = process.kill(Signal::KILL.as_raw().unsigned_abs(), Reach::Process).await;
+        process.wait().await;
+        // Of a machine that has ended there is nothing to remove.
+        let _ = sandbox.delete_exec(&name).await;
+    }
+}
+
+fn done(outcome: Result<(), SandboxError>) -> Answer {
+    match outcome {
+        Ok(()) => Answer::Done,
+        Err(error) => Answer::Refused(line(&error)),
+    }
+}
+
+fn started(outcome: Result<(), StartError>) -> Answer {
+    match outcome {
+        Ok(()) => Answer::Done,
+        Err(StartError::Launch(failure)) => Answer::NotExecuted { words: failure.in_runcs_words() },
+        Err(error) => Answer::Refused(line(&error)),
+    }
+}
+
+fn killed(outcome: Result<(), KillError>) -> Answer {
+    match outcome {
+        Ok(()) => Answer::Done,
+        // runc's words, on which engines match.
+        Err(KillError::Ended) => Answer::Refused("container not running".to_owned()),
+        Err(error) => Answer::Refused(line(&error)),
+    }
+}
+
+fn fds(streams: Streams) -> Vec<OwnedFd> {
+    [streams.stdin, streams.stdout, streams.stderr].into_iter().flatten().map(OwnedFd::from).collect()
+}
+
+/// An error with all its causes, in one line.
+fn line(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,188 @@
+//! Containers on disk, for those who look from outside: a directory each. The monitor of a container holds a flock(2) on it for as long
+//! as it lives: who can lock it knows that the container has ended.
+
+use std::{
+    collections::HashMap,
+    env,
+    fs::{self, DirBuilder, File},
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+    process::geteuid,
+};
+use securectr_sandbox::SandboxId;
+use serde::{Deserialize, Serialize};
+
+/// As the runtime spec names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Status {
+    Creating,
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+/// What is written about a container.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub id: String,
+    pub bundle: PathBuf,
+    pub rootfs: PathBuf,
+    /// Of the monitor.
+    pub pid: u32,
+    pub status: Status,
+    /// RFC 3339.
+    pub created: String,
+    pub annotations: HashMap<String, String>,
+}
+
+/// The directory that holds all.
+pub(crate) struct Records(PathBuf);
+
+impl Records {
+    pub(crate) fn open(asked: Option<&Path>) -> Result<Self> {
+        let path = match asked {
+            Some(path) => path.to_owned(),
+            None if geteuid().is_root() => PathBuf::from("/run/securectr-containers"),
+            None => env::var_os("XDG_RUNTIME_DIR")
+                .map(|runtime| PathBuf::from(runtime).join("securectr-containers"))
+                .context("find a place for records: XDG_RUNTIME_DIR is not set; use --root DIR")?,
+        };
+        Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Makes the directory of a new container.
+    pub(crate) fn create(&self, id: &SandboxId) -> Result<Place> {
+        let failed = || format!("make a record of the container {id}");
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0).with_context(failed)?;
+        let path = self.0.join(id.as_str());
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                bail!("container with given ID already exists: {id}")
+            }
+            made => made.with_context(failed)?,
+        }
+        Ok(Place(path))
+    }
+
+    /// runc's words when there is none: clients match on them.
+    pub(crate) fn find(&self, id: &SandboxId) -> Result<Place> {
+        let path = self.0.join(id.as_str());
+        if !path.is_dir() {
+            bail!("container does not exist: {id}");
+        }
+        Ok(Place(path))
+    }
+
+    pub(crate) fn all(&self) -> Result<Vec<Record>> {
+        let entries = match fs::read_dir(&self.0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.with_context(|| format!("list {}", self.0.display()))?,
+        };
+        let places = entries.flatten().map(|entry| Place(entry.path()));
+        let mut records: Vec<_> = places.filter_map(|place| place.read().ok()).collect();
+        records.sort_by(|one, other| one.id.cmp(&other.id));
+        Ok(records)
+    }
+}
+
+/// A container's directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Place(PathBuf);
+
+impl Place {
+    /// The monitor's socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.0.join("control.sock")
+    }
+
+    /// Claims the container for this process, for as long as the file is open.
+    pub(crate) fn claim(&self) -> Result<File> {
+        let file = File::open(&self.0).context("open the container's record")?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).context("lock the container's record")?;
+        Ok(file)
+    }
+
+    /// What is known of it now: one without a monitor has ended, whatever the monitor wrote last.
+    pub(crate) fn read(&self) -> Result<Record> {
+        let path = self.0.join("record.json");
+        let json = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let mut record: Record =
+            serde_json::from_slice(&json).with_context(|| format!("understand {}", path.display()))?;
+        if !self.has_monitor()? {
+            record.status = Status::Stopped;
+        }
+        Ok(record)
+    }
+
+    fn has_monitor(&self) -> Result<bool> {
+        let file = File::open(&self.0).context("open the container's record")?;
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            Err(errno) => Err(errno).context("lock the container's record"),
+        }
+    }
+
+    /// Whole or not at all.
+    pub(crate) fn write(&self, record: &Record) -> Result<()> {
+        let (new, path) = (self.0.join("record.new"), self.0.join("record.json"));
+        let written = fs::write(&new, serde_json::to_vec(record)?).and_then(|()| fs::rename(&new, &path));
+        written.with_context(|| format!("write {}", path.display()))
+    }
+
+    pub(crate) fn remove(&self) -> Result<()> {
+        fs::remove_dir_all(&self.0).with_context(|| format!("remove {}", self.0.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record {
+            id: "web".into(),
+            bundle: "/b".into(),
+            rootfs: "/b/rootfs".into(),
+            pid: 7,
+            status: Status::Running,
+            created: "2026-01-01T00:00:00Z".into(),
+            annotations: HashMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_container_without_its_monitor_has_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records(directory.path().join("all"));
+        let place = records.create(&"web".parse().unwrap()).unwrap();
+        let claim = place.claim().unwrap();
+        place.write(&record()).unwrap();
+        assert_eq!(place.read().unwrap(), record());
+        drop(claim);
+        assert_eq!(place.read().unwrap().status, Status::Stopped);
+    }
+
+    #[test]
+    fn a_name_is_given_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records(directory.path().to_owned());
+        let id = "web".parse().unwrap();
+        assert!(records.find(&id).is_err());
+        records.create(&id).unwrap();
+        assert!(records.create(&id).unwrap_err().to_string().contains("exists"));
+    }
+}

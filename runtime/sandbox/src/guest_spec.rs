@@ -1,0 +1,88 @@
+//! A spec that was written for a host, as it is to be carried out in a guest. Pure.
+//!
+//! What names something of the host by a path has no meaning there: namespaces that a container shares with its pod are those of
+//! the guest itself, which is the pod; host cgroups and the host's hooks are for the host.
+
+use oci_spec::runtime::{Hooks, LinuxNamespace, LinuxNamespaceType, Spec};
+
+use crate::PlanError;
+
+pub(crate) fn adapt(spec: &mut Spec) -> Result<(), PlanError> {
+    let in_guest = spec.hooks().as_ref().map(hooks_of_guest);
+    spec.set_hooks(in_guest);
+    // A label of the host's policy; the guest is what confines here.
+    if let Some(process) = spec.process_mut() {
+        process.set_apparmor_profile(None).set_selinux_label(None);
+    }
+    let Some(linux) = spec.linux_mut() else { return Ok(()) };
+    linux.set_cgroups_path(None).set_mount_label(None);
+    let Some(namespaces) = linux.namespaces_mut() else { return Ok(()) };
+    let joins = |kind: LinuxNamespaceType| {
+        move |namespace: &LinuxNamespace| namespace.typ() == kind && has_path(namespace)
+    };
+    if namespaces.iter().any(joins(LinuxNamespaceType::Pid)) {
+        return Err(PlanError::Unsupported("a pid namespace of another container"));
+    }
+    if namespaces.iter().any(joins(LinuxNamespaceType::Mount)) {
+        return Err(PlanError::Unsupported("a mount namespace of another container"));
+    }
+    namespaces.retain(|namespace| !has_path(namespace));
+    Ok(())
+}
+
+fn has_path(namespace: &LinuxNamespace) -> bool {
+    namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty())
+}
+
+/// The others are run by the host's side of a container's life.
+fn hooks_of_guest(hooks: &Hooks) -> Hooks {
+    let mut in_guest = Hooks::default();
+    in_guest.set_create_container(hooks.create_container().clone());
+    in_guest.set_start_container(hooks.start_container().clone());
+    in_guest
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn adapted(linux: serde_json::Value) -> Result<Spec, PlanError> {
+        let mut spec = serde_json::from_value(json!({
+            "ociVersion": "1.0.2",
+            "hooks": {"prestart": [{"path": "/bin/host"}], "startContainer": [{"path": "/bin/guest"}]},
+            "linux": linux,
+        }))
+        .unwrap();
+        adapt(&mut spec).map(|()| spec)
+    }
+
+    #[test]
+    fn namespaces_of_the_pod_are_the_guests_own() {
+        let spec = adapted(json!({"namespaces": [
+            {"type": "pid"}, {"type": "mount"}, {"type": "network", "path": "/run/netns/x"}, {"type": "ipc", "path": "/proc/1/ns/ipc"},
+        ]}))
+        .unwrap();
+        let kinds: Vec<_> =
+            spec.linux().as_ref().unwrap().namespaces().iter().flatten().map(LinuxNamespace::typ).collect();
+        assert_eq!(kinds, [LinuxNamespaceType::Pid, LinuxNamespaceType::Mount]);
+    }
+
+    #[test]
+    fn a_foreign_pid_namespace_is_refused() {
+        let joined = adapted(json!({"namespaces": [{"type": "pid", "path": "/proc/7/ns/pid"}]}));
+        assert!(matches!(joined, Err(PlanError::Unsupported(_))));
+    }
+
+    #[test]
+    fn the_hosts_hooks_and_cgroups_stay_on_the_host() {
+        let spec = adapted(json!({"cgroupsPath": "/default/x"})).unwrap();
+        assert!(spec.linux().as_ref().unwrap().cgroups_path().is_none());
+        let hooks = spec.hooks().as_ref().unwrap();
+        assert!(
+            hooks.start_container().is_some()
+                && serde_json::to_value(hooks).unwrap().get("prestart").is_none()
+        );
+    }
+}

@@ -1,0 +1,173 @@
+//! What the host shares with a guest: directories and files, each under a name in the file server's root, where the guest finds it
+//! by virtio-fs.
+//!
+//! A share is a mount of its own in the server's mount namespace: the server can reach nothing beside or above it, whatever a guest
+//! makes it do, and a share that is read-only is so for the server, too.
+
+mod sys;
+
+use std::{
+    ffi::CString,
+    io,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use oci_spec::runtime::{Mount, Spec};
+use securectr_files::Request;
+use securectr_protocol::SHARED;
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::{
+    RootSource, SandboxId, Writable, end::ProcessExit, files::FileServer, sys::Launched, vmm::exit_of,
+};
+use sys::{Mount as ShareMount, Namespaces};
+
+/// A directory or a file of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Share {
+    /// Under which the guest finds it: letters, digits and any of `_.-`.
+    pub name: String,
+    /// Absolute.
+    pub source: PathBuf,
+    pub read_only: bool,
+    /// Nobody but the guest changes it: then it need not look again and again whether somebody did.
+    pub exclusive: bool,
+}
+
+#[derive(Debug, Error)]
+pub enum ShareError {
+    #[error("share {0}: this sandbox was booted without shares")]
+    None(PathBuf),
+    #[error("share {0}: the file server has ended")]
+    Ended(PathBuf),
+    #[error("share {path}")]
+    Mount { path: PathBuf, source: io::Error },
+}
+
+impl Share {
+    /// Where the guest sees it.
+    pub fn guest_path(&self) -> PathBuf {
+        Path::new(SHARED).join(&self.name)
+    }
+}
+
+/// A container's root, where that is not the image.
+pub(crate) fn of_root(id: &SandboxId, root: RootSource, writable: Writable) -> Option<Share> {
+    let RootSource::Directory(source) = root else { return None };
+    let read_only = writable != Writable::InPlace;
+    Some(Share { name: format!("{id}-root"), source, read_only, exclusive: true })
+}
+
+/// Takes the bind mounts of a container's spec for shares, and gives them the sources that they have in the guest.
+pub(crate) fn of_spec(id: &SandboxId, spec: &mut Spec) -> Vec<Share> {
+    let mut shares = Vec::new();
+    for mount in spec.mounts_mut().iter_mut().flatten() {
+        let Some(source) = mount.source().clone().filter(|_| is_bind(mount)) else { continue };
+        let name = format!("{id}-{}", shares.len());
+        let share = Share { name, source, read_only: has_option(mount, &["ro", "rro"]), exclusive: false };
+        mount.set_source(Some(share.guest_path()));
+        shares.push(share);
+    }
+    shares
+}
+
+fn is_bind(mount: &Mount) -> bool {
+    mount.typ().as_deref() == Some("bind") || has_option(mount, &["bind", "rbind"])
+}
+
+fn has_option(mount: &Mount, names: &[&str]) -> bool {
+    mount.options().iter().flatten().any(|option| names.contains(&option.as_str()))
+}
+
+/// Mounts a share in the server's namespace.
+pub(crate) async fn add(server: Option<&FileServer>, share: &Share) -> Result<(), ShareError> {
+    let path = || share.source.clone();
+    let failed = |source| ShareError::Mount { path: path(), source };
+    let server = server.ok_or_else(|| ShareError::None(path()))?;
+    let namespaces = namespaces(server).await.ok_or_else(|| ShareError::Ended(path()))?;
+    let source = CString::new(share.source.as_os_str().as_bytes()).map_err(|error| failed(error.into()))?;
+    let target = place_of(&share.name).map_err(failed)?;
+    if share.exclusive {
+        server.ask(Request::Exclusive(share.name.clone())).await;
+    }
+    let mount = ShareMount { source: &source, target: &target, read_only: share.read_only };
+    let child = sys::attach(&namespaces, &mount).map_err(failed)?;
+    outcome(child).await.map_err(failed)
+}
+
+/// Takes it out again, and closes what the guest still has open of it. Of a server that has ended nothing is left.
+pub(crate) async fn remove(server: Option<&FileServer>, share: &Share) {
+    let Some(server) = server else { return };
+    let Some(namespaces) = namespaces(server).await else { return };
+    let Ok(target) = place_of(&share.name) else { return };
+    if let Ok(child) = sys::detach(&namespaces, &target) {
+        let _ = outcome(child).await;
+    }
+    server.ask(Request::Release(share.name.clone())).await;
+}
+
+async fn namespaces(server: &FileServer) -> Option<Namespaces<'_>> {
+    server.jailed().await.map(|of| Namespaces { of, has_users: server.has_own_users() })
+}
+
+/// What a child has to say: its exit code is an errno.
+async fn outcome(child: Launched) -> io::Result<()> {
+    match exit_of(&Arc::new(child.pidfd)).await? {
+        ProcessExit::Code(0) => Ok(()),
+        ProcessExit::Code(errno) => Err(io::Error::from_raw_os_error(errno)),
+        ProcessExit::Signal(_) => Err(io::ErrorKind::Interrupted.into()),
+    }
+}
+
+fn place_of(name: &str) -> io::Result<CString> {
+    let is_plain =
+        !name.starts_with('.') && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
+    if name.is_empty() || !is_plain {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok(CString::new(format!("/{name}"))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn shared(mounts: serde_json::Value) -> (Vec<Share>, Vec<Mount>) {
+        let mut spec: Spec =
+            serde_json::from_value(json!({"ociVersion": "1.2.0", "mounts": mounts})).unwrap();
+        let shares = of_spec(&"box".parse().unwrap(), &mut spec);
+        (shares, spec.mounts().clone().unwrap())
+    }
+
+    #[test]
+    fn a_bind_mount_becomes_a_share() {
+        let (shares, mounts) = shared(json!([
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/a", "type": "bind", "source": "/srv/a", "options": ["rbind", "ro"]},
+            {"destination": "/b", "source": "/srv/b", "options": ["bind"]},
+        ]));
+        let share = |name: &str, source: &str, read_only| Share {
+            name: name.into(),
+            source: source.into(),
+            read_only,
+            exclusive: false,
+        };
+        assert_eq!(shares, [share("box-0", "/srv/a", true), share("box-1", "/srv/b", false)]);
+        let sources: Vec<_> = mounts.iter().map(|mount| mount.source().clone().unwrap()).collect();
+        let in_guest = ["proc", "/run/securectr/shared/box-0", "/run/securectr/shared/box-1"];
+        assert_eq!(sources, in_guest.map(PathBuf::from));
+    }
+
+    #[test]
+    fn a_name_is_no_path() {
+        for bad in ["", ".", "..", "a/b", "../x", ".hidden", "a b"] {
+            assert!(place_of(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(place_of("box-0").unwrap().to_bytes(), b"/box-0");
+    }
+}

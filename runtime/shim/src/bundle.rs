@@ -1,0 +1,94 @@
+//! What containerd lays into a bundle: the spec, and in it to which pod a container belongs.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use oci_spec::runtime::Spec;
+use thiserror::Error;
+
+/// CRI's annotations, in the spellings of containerd and of CRI-O's heirs.
+const SANDBOX_ID: [&str; 2] = ["io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"];
+const CONTAINER_TYPE: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
+
+#[derive(Debug, Error)]
+pub(crate) enum BundleError {
+    #[error("read {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("understand {path}")]
+    Json { path: PathBuf, source: serde_json::Error },
+    #[error("the container {0} names no pod: its spec has no annotation {name}", name = SANDBOX_ID[0])]
+    NoPod(String),
+}
+
+/// What a container is to its pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It has a machine of its own.
+    Single,
+    /// CRI's "pause" container: it stands for the pod, and needs no process.
+    Pod,
+    /// One of the containers of a pod that was made before.
+    Member { pod: String },
+}
+
+/// Reads `config.json`.
+pub(crate) fn spec(bundle: &Path) -> Result<Spec, BundleError> {
+    let path = bundle.join("config.json");
+    let json = fs::read(&path).map_err(|source| BundleError::Read { path: path.clone(), source })?;
+    serde_json::from_slice(&json).map_err(|source| BundleError::Json { path, source })
+}
+
+pub(crate) fn role(id: &str, spec: &Spec) -> Result<Role, BundleError> {
+    let annotations = spec.annotations().as_ref();
+    let value = |names: [&str; 2]| names.iter().find_map(|name| annotations?.get(*name)).cloned();
+    match value(CONTAINER_TYPE).as_deref() {
+        Some("sandbox") => Ok(Role::Pod),
+        Some("container") => {
+            let pod = value(SANDBOX_ID).ok_or_else(|| BundleError::NoPod(id.to_owned()))?;
+            Ok(Role::Member { pod })
+        }
+        _ => Ok(Role::Single),
+    }
+}
+
+/// Whose server serves the container: its pod's, or its own.
+pub(crate) fn group(id: &str, spec: &Spec) -> Result<String, BundleError> {
+    Ok(match role(id, spec)? {
+        Role::Single | Role::Pod => id.to_owned(),
+        Role::Member { pod } => pod,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn role_with(annotations: serde_json::Value) -> Result<Role, BundleError> {
+        let spec =
+            serde_json::from_value(json!({"ociVersion": "1.0.2", "annotations": annotations})).unwrap();
+        role("c1", &spec)
+    }
+
+    #[test]
+    fn a_container_without_annotations_has_a_machine_of_its_own() {
+        assert_eq!(role_with(json!({})).unwrap(), Role::Single);
+    }
+
+    #[test]
+    fn a_container_of_a_pod_is_served_by_the_pods_server() {
+        let pod = json!({"io.kubernetes.cri.container-type": "sandbox"});
+        assert_eq!(role_with(pod).unwrap(), Role::Pod);
+        let member =
+            json!({"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "p1"});
+        assert_eq!(role_with(member).unwrap(), Role::Member { pod: "p1".into() });
+    }
+
+    #[test]
+    fn a_container_of_no_pod_in_particular_is_refused() {
+        assert!(role_with(json!({"io.kubernetes.cri.container-type": "container"})).is_err());
+    }
+}

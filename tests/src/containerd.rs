@@ -1,0 +1,236 @@
+//! A containerd of the tests' own, and `ctr` in three lines.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{OnceLock, mpsc::channel},
+    thread::{park, sleep, spawn as spawn_thread},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+use crate::{Finished, Started, checkout, program};
+
+/// How long anything may take here: the machine may itself be emulated.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What starts a container for containerd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runtime {
+    Runc,
+    Securectr,
+}
+
+impl Runtime {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Runc => "io.containerd.runc.v2",
+            Self::Securectr => "io.containerd.securectr.v2",
+        }
+    }
+}
+
+/// Tries a promise with runc, where it must hold, or it says nothing of us; then with securectr.
+pub fn on_each(promise: impl Fn(Runtime) -> Result<()>) -> Result<()> {
+    [Runtime::Runc, Runtime::Securectr]
+        .into_iter()
+        .try_for_each(|runtime| promise(runtime).with_context(|| format!("with {runtime:?}")))
+}
+
+/// Asks until the answer is yes.
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let began = Instant::now();
+    while !is_so()? {
+        ensure!(began.elapsed() < PATIENCE, "{what}: not within {} s", PATIENCE.as_secs());
+        sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+/// A running containerd, whose state lies on a tmpfs: overlayfs cannot write on every file system.
+pub struct Containerd {
+    place: TempDir,
+    process: Child,
+}
+
+/// The one that tests share which do not harm it.
+pub fn containerd() -> Result<&'static Containerd> {
+    static SHARED: OnceLock<Containerd> = OnceLock::new();
+    if SHARED.get().is_none() {
+        let _ = SHARED.set(Containerd::start()?);
+    }
+    SHARED.get().context("containerd")
+}
+
+impl Containerd {
+    /// Starts it, and gives it the busybox image. It dies with this process.
+    pub fn start() -> Result<Self> {
+        let place = tempfile::Builder::new().prefix("securectr-tests-").tempdir_in("/run")?;
+        let config = format!(
+            "version = 2\nroot = \"{0}/root\"\nstate = \"{0}/state\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             [grpc]\naddress = \"{0}/sock\"\n",
+            place.path().display()
+        );
+        fs::write(place.path().join("config.toml"), config)?;
+        let mut containerd = Self { process: spawn(place.path())?, place };
+        containerd.wait_until_it_answers()?;
+        let archive = checkout().join("target/images/busybox.tar");
+        let imported = containerd.ctr(["image", "import", "--base-name", IMAGE, path(&archive)?])?;
+        ensure!(imported.code == 0, "import {}: {imported:?}", archive.display());
+        Ok(containerd)
+    }
+
+    fn wait_until_it_answers(&mut self) -> Result<()> {
+        let log = self.place.path().join("log");
+        eventually("containerd answers", || {
+            if let Some(status) = self.process.try_wait()? {
+                bail!("containerd: {status}: {}", fs::read_to_string(&log)?);
+            }
+            Ok(self.ctr(["version"])?.code == 0)
+        })
+    }
+
+    /// Kills it as a crash would.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(())
+    }
+
+    /// Starts it again after [`Containerd::kill`], with the state that it had.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.process = spawn(self.place.path())?;
+        self.wait_until_it_answers()
+    }
+
+    pub fn command<W: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = W>) -> Command {
+        let mut command = Command::new("ctr");
+        command.arg("--address").arg(self.place.path().join("sock")).args(words);
+        command
+    }
+
+    pub fn ctr<W: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = W>) -> Result<Finished> {
+        Started::spawn(&mut self.command(words))?.finish(b"")
+    }
+
+    /// `ctr run` of the busybox image, to be gone when it ends.
+    pub fn run(&self, runtime: Runtime, id: &str, words: &[&str]) -> Result<Finished> {
+        Started::spawn(&mut self.run_command(runtime, &["--rm"], id, words))?.finish(b"")
+    }
+
+    pub fn run_command(&self, runtime: Runtime, options: &[&str], id: &str, words: &[&str]) -> Command {
+        let mut command = self.command(["run", "--runtime", runtime.name()]);
+        command.args(options).args([&image_name(), id]).args(words);
+        command
+    }
+
+    /// A container that runs until it is killed.
+    pub fn detached(&self, runtime: Runtime, id: &str, words: &[&str]) -> Result<Detached<'_>> {
+        // A container's output goes on after ctr has left.
+        let started = self.run_command(runtime, &["-d", "--null-io"], id, words).output()?;
+        ensure!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
+        Ok(Detached { containerd: self, id: id.to_owned() })
+    }
+
+    /// What `ctr task ls` says of a task: RUNNING, STOPPED and so on; none when it is not listed.
+    pub fn status(&self, id: &str) -> Result<Option<String>> {
+        let listed = self.ctr(["task", "ls"])?.out();
+        let mut lines = listed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        Ok(lines.find(|words| words.first() == Some(&id)).and_then(|words| Some((*words.get(2)?).to_owned())))
+    }
+
+    /// Removes an ended task; `ctr` warns of an exit code that is not 0.
+    pub fn remove_task(&self, id: &str) -> Result<Finished> {
+        self.ctr(["task", "rm", id])
+    }
+
+    /// Its directory for what it needs while it runs.
+    pub fn place(&self) -> &Path {
+        self.place.path()
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let _ = self.kill();
+        // Snapshots may still be mounted below.
+        let _ = Command::new("sh")
+            .args(["-c", "grep -o \"$0/[^ ]*\" /proc/mounts | sort -r | xargs -r umount -l"])
+            .arg(self.place.path())
+            .status();
+    }
+}
+
+/// A container in the background, removed with all that is left of it when this is dropped.
+pub struct Detached<'a> {
+    containerd: &'a Containerd,
+    id: String,
+}
+
+impl Detached<'_> {
+    /// Runs a command in it.
+    pub fn exec(&self, words: &[&str]) -> Result<Finished> {
+        let mut all = vec!["task", "exec", "--exec-id", "e1", self.id.as_str()];
+        all.extend(words);
+        self.containerd.ctr(all)
+    }
+
+    pub fn signal(&self, name: &str) -> Result<Finished> {
+        self.containerd.ctr(["task", "kill", "-s", name, &self.id])
+    }
+
+    pub fn wait_until(&self, status: &str) -> Result<()> {
+        eventually(&format!("{} is {status}", self.id), || {
+            Ok(self.containerd.status(&self.id)?.as_deref() == Some(status))
+        })
+    }
+
+    pub fn remove_task(&self) -> Result<Finished> {
+        self.containerd.remove_task(&self.id)
+    }
+}
+
+impl Drop for Detached<'_> {
+    fn drop(&mut self) {
+        let _ = self.containerd.ctr(["task", "rm", "-f", &self.id]);
+        let _ = self.containerd.ctr(["container", "rm", &self.id]);
+    }
+}
+
+const IMAGE: &str = "busybox";
+
+fn image_name() -> String {
+    format!("{IMAGE}:latest")
+}
+
+fn spawn(place: &Path) -> Result<Child> {
+    let log = File::options().create(true).append(true).open(place.join("log"))?;
+    let path = std::env::var("PATH")?;
+    let programs = program("securectr");
+    let programs = programs.parent().unwrap_or(Path::new("/"));
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "containerd", "--config"])
+        .arg(place.join("config.toml"))
+        .env("PATH", format!("{}:{path}", programs.display()))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
+    let (started, is_started) = channel();
+    // It dies with the thread that starts it (prctl(2)): one that lives as long as this process.
+    spawn_thread(move || {
+        let _ = started.send(command.spawn());
+        loop {
+            park();
+        }
+    });
+    is_started.recv()?.context("start containerd")
+}
+
+fn path(path: &Path) -> Result<&str> {
+    path.to_str().context("a path that is not UTF-8")
+}

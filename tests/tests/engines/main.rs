@@ -1,0 +1,4 @@
+//! Promises about securectr under container engines. Each holds with runc first.
+
+mod ctr;
+mod faults;
