@@ -18,6 +18,7 @@ mod files;
 mod guest_spec;
 mod id;
 mod installation;
+mod network;
 mod plan;
 mod process;
 mod program;
@@ -39,6 +40,7 @@ pub use features::features;
 pub use files::{FilesEnd, FilesError};
 pub use id::{IdError, SandboxId};
 pub use installation::{Installation, InstallationError};
+pub use network::NetworkError;
 pub use plan::{
     Bundle, ContainerPlan, GivenFile, MachinePlan, Plan, PlanError, RootSource, Settings, Writable,
     container, plan,

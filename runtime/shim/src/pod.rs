@@ -237,6 +237,7 @@ fn settings() -> Settings {
         default_memory_mib: DEFAULT_MEMORY_MIB,
         default_vcpu_count: cpus.min(DEFAULT_MOST_VCPUS) as u8,
         verbose_console: false,
+        network: None,
     }
 }
 
