@@ -3,9 +3,23 @@
 //! What names something of the host by a path has no meaning there: namespaces that a container shares with its pod are those of
 //! the guest itself, which is the pod; host cgroups and the host's hooks are for the host.
 
+use std::path::PathBuf;
+
 use oci_spec::runtime::{Hooks, LinuxNamespace, LinuxNamespaceType, Spec};
 
 use crate::PlanError;
+
+/// The network namespace of the host that a container is to have; none when it is to have an empty one.
+///
+/// # Errors
+/// It is to have the host's own: the spec has no network namespace.
+pub fn network_namespace(spec: &Spec) -> Result<Option<PathBuf>, PlanError> {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let mut networks =
+        namespaces.into_iter().flatten().filter(|one| one.typ() == LinuxNamespaceType::Network);
+    let network = networks.next().ok_or(PlanError::Unsupported("the host's network"))?;
+    Ok(network.path().clone().filter(|_| has_path(network)))
+}
 
 pub(crate) fn adapt(spec: &mut Spec) -> Result<(), PlanError> {
     let in_guest = spec.hooks().as_ref().map(hooks_of_guest);
@@ -67,6 +81,17 @@ mod tests {
         let kinds: Vec<_> =
             spec.linux().as_ref().unwrap().namespaces().iter().flatten().map(LinuxNamespace::typ).collect();
         assert_eq!(kinds, [LinuxNamespaceType::Pid, LinuxNamespaceType::Mount]);
+    }
+
+    #[test]
+    fn the_hosts_network_is_refused_and_an_empty_one_is_not() {
+        let network = |namespaces: serde_json::Value| {
+            let spec = json!({"ociVersion": "1.0.2", "linux": {"namespaces": namespaces}});
+            network_namespace(&serde_json::from_value(spec).unwrap())
+        };
+        assert_eq!(network(json!([{"type": "network", "path": "/n"}])), Ok(Some("/n".into())));
+        assert_eq!(network(json!([{"type": "network"}])), Ok(None));
+        assert!(network(json!([{"type": "pid"}])).is_err());
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub use disk::{DiskError, writable_disk};
 pub use end::End;
 pub use features::features;
 pub use files::{FilesEnd, FilesError};
+pub use guest_spec::network_namespace;
 pub use id::{IdError, SandboxId};
 pub use installation::{Installation, InstallationError};
 pub use network::NetworkError;

@@ -17,7 +17,7 @@ use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources, Spec};
 use securectr_sandbox::{
     Anchor, BootError, Bundle, Disks, Host, IdError, LaunchFailure, MachinePlan, PlanError, Process,
     ProcessName, RootSource, Sandbox, SandboxError, SandboxId, Settings, Streams, StreamsWanted, Writable,
-    container, find_program,
+    container, find_program, network_namespace,
 };
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -117,7 +117,7 @@ impl Pod {
         let opened = stdio.open(Owner { namespace: &self.namespace, id }).await?;
         let made = match bundle::role(id, &spec)? {
             Role::Pod => {
-                let machine = MachinePlan::limited(pod_limits(&spec).as_ref(), true, &settings())?;
+                let machine = MachinePlan::limited(pod_limits(&spec).as_ref(), true, &settings(&spec)?)?;
                 let sandbox = self.boot(id, &machine).await?;
                 Made {
                     process: Process::stand_in(Arc::clone(&sandbox)),
@@ -127,10 +127,11 @@ impl Pod {
                 }
             }
             Role::Single => {
+                let settings = settings(&spec)?;
                 let container = self.plan(request, &bundle, spec)?;
                 let linux = container.plan.spec.linux().as_ref();
                 let limits = linux.and_then(|linux| linux.resources().as_ref());
-                let machine = MachinePlan::limited(limits, true, &settings())?;
+                let machine = MachinePlan::limited(limits, true, &settings)?;
                 let sandbox = self.boot(id, &machine).await?;
                 make(sandbox, container, stdio.wanted()).await?
             }
@@ -231,14 +232,14 @@ fn note_pid(path: &Path, pid: i32) -> Result<(), PodError> {
     fs::write(path, pid.to_string()).map_err(|source| PodError::Note { path: path.to_owned(), source })
 }
 
-fn settings() -> Settings {
+fn settings(spec: &Spec) -> Result<Settings, PlanError> {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    Settings {
+    Ok(Settings {
         default_memory_mib: DEFAULT_MEMORY_MIB,
         default_vcpu_count: cpus.min(DEFAULT_MOST_VCPUS) as u8,
         verbose_console: false,
-        network: None,
-    }
+        network: network_namespace(spec)?,
+    })
 }
 
 /// The sum of the limits of a pod's containers, which CRI tells by annotations, since they are made later.
@@ -280,11 +281,15 @@ mod tests {
 
     #[test]
     fn a_pods_machine_is_as_large_as_its_containers_together() {
+        let linux = json!({"namespaces": [{"type": "network", "path": "/run/netns/pod"}]});
         let annotations = json!({"io.kubernetes.cri.sandbox-memory": "104857600", "io.kubernetes.cri.sandbox-cpu-quota": "150000",
             "io.kubernetes.cri.sandbox-cpu-period": "100000"});
-        let spec =
-            serde_json::from_value(json!({"ociVersion": "1.0.2", "annotations": annotations})).unwrap();
-        let machine = MachinePlan::limited(pod_limits(&spec).as_ref(), true, &settings()).unwrap();
+        let spec = serde_json::from_value(
+            json!({"ociVersion": "1.0.2", "annotations": annotations, "linux": linux}),
+        )
+        .unwrap();
+        let machine =
+            MachinePlan::limited(pod_limits(&spec).as_ref(), true, &settings(&spec).unwrap()).unwrap();
         assert_eq!((machine.memory_mib, machine.vcpu_count), (100 + 64, 2));
     }
 }

@@ -55,6 +55,10 @@ impl TaskService for Service {
 
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> Answer<StartResponse> {
         let (task, life) = self.life(&request.id, &request.exec_id)?;
+        if request.exec_id.is_empty() {
+            // Docker wires a network between the creation and the start.
+            task.sandbox.refresh_network().await.map_err(|error| status::internal(&error))?;
+        }
         life.process.start().await.map_err(|error| start_error(&error))?;
         Ok(StartResponse { pid: task.pid(), ..Default::default() })
     }

@@ -15,7 +15,8 @@ use oci_spec::runtime::Spec;
 use rustix::process::setsid;
 use securectr_sandbox::{
     Bundle, ContainerPlan, Disks, Exit, ExitStatus, Host, Installation, MachinePlan, Process, ProcessName,
-    Reach, RootSource, Sandbox, StateRoot, Streams, StreamsWanted, Writable, container, find_program,
+    Reach, RootSource, Sandbox, Settings, StateRoot, Streams, StreamsWanted, Writable, container,
+    find_program, network_namespace,
 };
 use tokio::{net::UnixListener, task::JoinSet, time::timeout};
 
@@ -105,9 +106,10 @@ async fn make(args: &Monitor, records: &Records, global: &Global) -> Result<Watc
         (false, None) => None,
     };
     find_program(&book.record.rootfs, &spec).map_err(|failure| anyhow!(failure.in_runcs_words()))?;
+    let settings = Settings { network: network_namespace(&spec)?, ..run::settings(global) };
     let plan = plan(args, &bundle, spec)?;
     let limits = plan.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let machine = MachinePlan::limited(limits, true, &run::settings(global))?;
+    let machine = MachinePlan::limited(limits, true, &settings)?;
     let host =
         Host { installation: Installation::find()?, state: StateRoot::open()?, echo_console: global.debug };
     let sandbox = Arc::new(Sandbox::boot(&args.id, &machine, &host, Disks::default()).await?);

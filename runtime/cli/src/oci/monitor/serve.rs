@@ -85,6 +85,9 @@ impl Container {
 
     /// Who asks next sees that it runs.
     async fn start(&self) -> Answer {
+        if let Err(error) = self.sandbox.refresh_network().await {
+            return Answer::Refused(line(&error));
+        }
         let answer = started(self.init.start().await);
         if matches!(answer, Answer::Done) { self.turned(Status::Running) } else { answer }
     }
