@@ -93,6 +93,9 @@ pub(super) fn spec(spec: &Spec) -> Result<u8> {
         process.insert("terminal".into(), json!(true));
         process.insert("env".into(), json!([crate::bundle::DEFAULT_PATH, "TERM=xterm"]));
     }
+    if let Some(namespaces) = document.pointer_mut("/linux/namespaces").and_then(Value::as_array_mut) {
+        namespaces.push(json!({"type": "network"}));
+    }
     let path = spec.bundle.join("config.json");
     let failed = || format!("write {}", path.display());
     let mut file = File::create_new(&path).with_context(failed)?;
