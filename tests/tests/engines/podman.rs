@@ -80,3 +80,36 @@ fn podman_tells_a_program_that_is_not_there_by_its_code() -> Result<()> {
         Ok(())
     })
 }
+
+/// What Podman's bridge needs of a kernel that loads modules on demand only where it is told to.
+const MODULES: [&str; 9] = [
+    "bridge",
+    "veth",
+    "iptable_nat",
+    "ip6table_nat",
+    "xt_MASQUERADE",
+    "xt_comment",
+    "xt_mark",
+    "xt_conntrack",
+    "xt_addrtype",
+];
+
+#[test]
+fn a_published_port_reaches_the_containers_server() -> Result<()> {
+    let loaded = Command::new("modprobe").arg("--all").args(MODULES).status()?;
+    ensure!(loaded.success(), "modprobe");
+    on_each(|runtime| {
+        let script = "mkdir /www && echo a page >/www/index.html && exec httpd -f -p 80 -h /www";
+        let words = ["run", "-d", "--name", "web", "-p", "8080:80", "busybox", "sh", "-c", script];
+        let started = podman(runtime, &words)?;
+        assert_eq!(started.code, 0, "{started:?}");
+        eventually("the page is served", || {
+            let fetched =
+                Command::new("wget").args(["-q", "-T", "5", "-O", "-", "http://127.0.0.1:8080/"]).output()?;
+            Ok(fetched.stdout == b"a page\n")
+        })?;
+        let removed = podman(runtime, &["rm", "-f", "-t", "0", "web"])?;
+        assert_eq!(removed.code, 0, "{removed:?}");
+        Ok(())
+    })
+}
