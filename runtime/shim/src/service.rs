@@ -226,11 +226,11 @@ async fn add_exec(task: &Task, request: &ExecProcessRequest, namespace: &str) ->
     }
     match task.init.process.phase() {
         Phase::Running if task.paused.load(Ordering::Relaxed) => {
-            return Err(status::precondition("cannot exec in a paused container"));
+            return Err(status::precondition("cannot exec in a paused state"));
         }
         Phase::Running => {}
-        Phase::Created => return Err(status::precondition("cannot exec in a created container")),
-        Phase::Stopped(_) => return Err(status::precondition("cannot exec in a stopped container")),
+        Phase::Created => return Err(status::precondition("cannot exec in a created state")),
+        Phase::Stopped(_) => return Err(status::precondition("cannot exec in a stopped state")),
     }
     let spec = request.spec.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
     let spec: ProcessSpec = serde_json::from_slice(spec)
