@@ -60,6 +60,9 @@ impl TaskService for Service {
             task.sandbox.refresh_network().await.map_err(|error| status::internal(&error))?;
         }
         life.process.start().await.map_err(|error| start_error(&error))?;
+        if request.exec_id.is_empty() {
+            task.run_hooks(task.hooks.as_ref().and_then(|hooks| hooks.poststart().as_ref()), "running").await;
+        }
         Ok(StartResponse { pid: task.pid(), ..Default::default() })
     }
 
@@ -197,6 +200,7 @@ impl Service {
             let _ = timeout(REMOVE_LIMIT, task.sandbox.delete(&container.plan)).await;
         }
         self.pod.remove(&task.id);
+        task.run_hooks(task.hooks.as_ref().and_then(|hooks| hooks.poststop().as_ref()), "stopped").await;
         let event = TaskDelete {
             container_id: task.id.clone(),
             pid: response.pid,
