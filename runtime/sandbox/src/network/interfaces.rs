@@ -241,3 +241,6 @@ fn collect<T>(
     let answers = answers.map_err(|error| NetworkError::Read(what, error))?;
     Ok(answers.into_iter().filter_map(one).collect())
 }
+
+#[cfg(test)]
+mod tests;
