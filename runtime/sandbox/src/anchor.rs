@@ -33,8 +33,11 @@ impl Anchor {
     }
 
     /// Answers when it has ended: somebody on the host killed the container by its pid.
-    pub async fn ended(&self) {
-        let _ = exit_of(&self.pidfd).await;
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let pidfd = Arc::clone(&self.pidfd);
+        async move {
+            let _ = exit_of(&pidfd).await;
+        }
     }
 }
 

@@ -41,15 +41,18 @@ pub struct Exit {
     pub at: SystemTime,
     /// The guest's kernel killed a process of its container for want of memory.
     pub oom_killed: bool,
-    /// Its program never ran: it could not be executed.
-    pub never_ran: bool,
+    /// It was started before.
+    pub was_started: bool,
+    /// Its program could not be executed, which its start has told.
+    pub not_executed: bool,
     /// The machine's end, when that is what ended it.
     pub cause: Option<End>,
 }
 
 impl Exit {
     fn now(status: ExitStatus) -> Self {
-        Self { status, at: SystemTime::now(), oom_killed: false, never_ran: false, cause: None }
+        let at = SystemTime::now();
+        Self { status, at, oom_killed: false, was_started: false, not_executed: false, cause: None }
     }
 }
 
@@ -122,11 +125,13 @@ impl Process {
 
     fn stop(&self, exit: Exit) {
         self.phase.send_if_modified(|phase| {
-            let stops = !matches!(phase, Phase::Stopped(_));
-            if stops {
-                *phase = Phase::Stopped(exit);
-            }
-            stops
+            let was_started = match phase {
+                Phase::Stopped(_) => return false,
+                Phase::Running => true,
+                Phase::Created => false,
+            };
+            *phase = Phase::Stopped(Exit { was_started, ..exit });
+            true
         });
     }
 
@@ -173,7 +178,7 @@ impl Process {
                     io::ErrorKind::NotFound => NOT_FOUND,
                     _ => NOT_EXECUTABLE,
                 };
-                self.stop(Exit { never_ran: true, ..Exit::now(ExitStatus::Code(status)) });
+                self.stop(Exit { not_executed: true, ..Exit::now(ExitStatus::Code(status)) });
                 Err(StartError::Launch(failure))
             }
             Err(error) => Err(StartError::Sandbox(error)),

@@ -165,6 +165,7 @@ impl Pod {
         locked(&self.tasks).insert(id.to_owned(), Arc::clone(&task));
         self.tell_create(request, task.pid());
         task.watch_memory(self.events.clone());
+        task.watch_anchor();
         task.init.herald(id.to_owned(), task.pid(), self.events.clone());
         Ok(task)
     }

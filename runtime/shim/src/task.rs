@@ -84,16 +84,20 @@ impl Life {
             let mut told_start = false;
             loop {
                 let phase = phases.borrow_and_update().clone();
-                let ran = !matches!(phase, Phase::Created);
-                match phase {
-                    Phase::Stopped(exit) if exit.never_ran => return,
-                    _ if ran && !std::mem::replace(&mut told_start, ran) => {
-                        life.tell_start(&task, pid, &events)
-                    }
-                    _ => {}
+                let was_started = match &phase {
+                    Phase::Created => false,
+                    Phase::Running => true,
+                    Phase::Stopped(exit) => exit.was_started,
+                };
+                if was_started && !told_start {
+                    told_start = true;
+                    life.tell_start(&task, pid, &events);
                 }
-                if let Phase::Stopped(exit) = life.process.phase() {
-                    return life.tell_exit(&task, pid, &exit, &events);
+                if let Phase::Stopped(exit) = phase {
+                    if !exit.not_executed {
+                        life.tell_exit(&task, pid, &exit, &events);
+                    }
+                    return;
                 }
                 // The process, which holds the sender, is held by us.
                 let _ = phases.changed().await;

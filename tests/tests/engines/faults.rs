@@ -63,6 +63,18 @@ fn a_killed_server_takes_its_machine_along() -> Result<()> {
 }
 
 #[test]
+fn who_kills_the_pid_of_a_container_kills_the_container() -> Result<()> {
+    on_each(|runtime| {
+        let container = containerd()?.detached(runtime, "by-pid", &["sleep", "1000"])?;
+        container.wait_until("RUNNING")?;
+        let listed = containerd()?.ctr(["task", "ps", "by-pid"])?.out();
+        let pid = listed.split_whitespace().find(|word| word.parse::<u32>().is_ok()).context("a pid")?;
+        ensure!(Command::new("kill").args(["-KILL", pid]).status()?.success(), "kill {pid}");
+        container.wait_until("STOPPED")
+    })
+}
+
+#[test]
 fn a_container_outlives_containerd_and_its_end_is_not_lost() -> Result<()> {
     on_each(|runtime| {
         let mut containerd = Containerd::start()?;

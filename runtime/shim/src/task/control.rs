@@ -12,7 +12,7 @@ use containerd_shim_protos::{
     ttrpc::{self, Code},
 };
 use oci_spec::runtime::LinuxResources;
-use securectr_sandbox::{Phase, SandboxId, Stats};
+use securectr_sandbox::{Phase, Reach, SandboxId, Stats};
 use tokio::time::timeout;
 
 use super::Task;
@@ -20,6 +20,8 @@ use crate::{events::Events, stats, status};
 
 /// Stats are asked for all the time, by those who ask others next.
 const STATS_LIMIT: Duration = Duration::from_secs(5);
+
+const SIGKILL: u32 = nix::sys::signal::Signal::SIGKILL as u32;
 
 impl Task {
     /// The container in the guest; a pod's task has none of its own, and what is asked of it is not asked of anything.
@@ -91,6 +93,18 @@ impl Task {
             },
         };
         stats::metrics(&stats).map_err(|error| status::internal(&error))
+    }
+
+    /// Who kills the pid that stands for the task kills the task. Must be called in a tokio runtime.
+    pub(crate) fn watch_anchor(self: &Arc<Self>) {
+        let (task, ended) = (Arc::downgrade(self), self.anchor.ended());
+        tokio::spawn(async move {
+            ended.await;
+            if let Some(task) = task.upgrade() {
+                // One that has ended meanwhile needs no killing.
+                let _ = task.init.process.kill(SIGKILL, Reach::Process).await;
+            }
+        });
     }
 
     /// Tells whenever the guest's kernel kills a process of the container for want of memory. Must be called in a tokio runtime.
