@@ -2,3 +2,4 @@
 
 mod ctr;
 mod faults;
+mod install;

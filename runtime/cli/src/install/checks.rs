@@ -86,5 +86,5 @@ fn podman(outcome: &mut Outcome) {
 }
 
 fn finding(what: &'static str, ok: bool, detail: &str, advice: &'static str) -> Finding {
-    Finding { what, ok, detail: detail.to_owned(), advice }
+    Finding { what, ok, detail: detail.to_owned(), advice: if ok { "" } else { advice } }
 }
