@@ -8,6 +8,7 @@ mod connection;
 mod container;
 mod cpus;
 mod init;
+mod network;
 mod plan;
 mod reaper;
 mod rpc;

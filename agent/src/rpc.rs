@@ -7,10 +7,10 @@ use async_trait::async_trait;
 use rustix::process::Signal;
 use securectr_protocol::{
     agent::{
-        ContainerRequest, CreateRequest, CreateResponse, DeleteRequest, Empty, ExecRequest, File,
-        LaunchFailure, PidsResponse, ProcessId, ProcessInfo, ResizeRequest, Rootfs, ShutdownRequest,
-        SignalRequest, StartRequest, StartResponse, StatsResponse, Stdio, UpdateRequest, WaitOomRequest,
-        WaitOomResponse, WaitRequest, WaitResponse, rootfs,
+        ConfigureNetworkRequest, ContainerRequest, CreateRequest, CreateResponse, DeleteRequest, Empty,
+        ExecRequest, File, LaunchFailure, PidsResponse, ProcessId, ProcessInfo, ResizeRequest, Rootfs,
+        ShutdownRequest, SignalRequest, StartRequest, StartResponse, StatsResponse, Stdio, UpdateRequest,
+        WaitOomRequest, WaitOomResponse, WaitRequest, WaitResponse, rootfs,
     },
     agent_ttrpc::Agent,
 };
@@ -19,7 +19,7 @@ use ttrpc::{Code, asynchronous::TtrpcContext, get_status};
 use crate::{
     container::{ContainerError, Containers, GivenFile, Lower, NotExecuted, ProcessName, RootfsPlan, Upper},
     cpus::Cpus,
-    init,
+    init, network,
     plan::{self, WindowSize},
     reaper::Exit,
     shares::Shares,
@@ -39,6 +39,10 @@ type Answer<T> = ttrpc::Result<T>;
 
 #[async_trait]
 impl Agent for Service {
+    async fn configure_network(&self, _: &TtrpcContext, request: ConfigureNetworkRequest) -> Answer<Empty> {
+        network::configure(&request.interfaces).map(|()| Empty::default()).map_err(|error| refusal(&error))
+    }
+
     async fn create(&self, _: &TtrpcContext, request: CreateRequest) -> Answer<CreateResponse> {
         let service = self.clone();
         to_its_end(async move {

@@ -1,12 +1,14 @@
 //! What the tests of the built programs share: where they are, and a container run in three lines.
 
 mod containerd;
+mod lan;
 mod run;
 mod terminal;
 
 use std::path::{Path, PathBuf};
 
 pub use containerd::{Containerd, Detached, Runtime, containerd, eventually, on_each};
+pub use lan::Lan;
 pub use run::{Finished, Started, run, run_in, securectr};
 pub use terminal::Terminal;
 

@@ -262,12 +262,14 @@ async fn an_oom_kill_is_told_at_once(guest: &mut Guest) -> Result<()> {
     let first = guest.wait_oom(&one.id, 0, patience).await?;
     ensure!(first >= 1);
     one.read_until("eaten").await?;
-    ensure!(guest.wait_oom(&one.id, first - 1, patience).await? == first, "what was missed is told");
+    // More than one may be killed for the same want.
+    let seen = guest.wait_oom(&one.id, first - 1, patience).await?;
+    ensure!(seen >= first, "what was missed is told");
     one.write("go\n").await?;
-    ensure!(guest.wait_oom(&one.id, first, patience).await? > first);
+    ensure!(guest.wait_oom(&one.id, seen, patience).await? > seen);
     one.read_until("eaten").await?;
     let counted = guest.stats(&one.id).await?.memory.events_oom_kill;
-    ensure!(counted > first, "{counted}");
+    ensure!(counted > seen, "{counted}");
     guest.signal(&one.id, 9, true).await?;
     guest.wait(&one.id).await?;
     ensure!(guest.wait_oom(&one.id, 0, patience).await? == counted, "also when it has ended");

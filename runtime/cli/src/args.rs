@@ -114,6 +114,9 @@ pub(crate) struct Run {
     /// Name of the container
     #[arg(long, value_name = "NAME")]
     pub name: Option<SandboxId>,
+    /// Network: none, or the path of a network namespace whose interfaces become the container's
+    #[arg(long, value_name = "none|NETNS", default_value = "none", value_parser = network)]
+    pub network: Network,
     /// Boot this kernel, an uncompressed vmlinux
     #[arg(long, value_name = "PATH")]
     pub kernel: Option<PathBuf>,
@@ -133,6 +136,31 @@ pub(crate) struct Run {
     /// The image, unless --rootfs is given, then the command and its arguments
     #[arg(trailing_var_arg = true, value_name = "IMAGE [COMMAND [ARG...]]")]
     pub words: Vec<OsString>,
+}
+
+/// Where a container's network comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Network {
+    None,
+    Namespace(PathBuf),
+}
+
+impl Network {
+    pub(crate) fn namespace(&self) -> Option<&Path> {
+        match self {
+            Self::None => None,
+            Self::Namespace(path) => Some(path),
+        }
+    }
+}
+
+fn network(text: &str) -> Result<Network, String> {
+    match text {
+        "none" => Ok(Network::None),
+        "host" => Err("the host's network cannot be given to a guest".to_owned()),
+        path if path.starts_with('/') => Ok(Network::Namespace(path.into())),
+        _ => Err("neither none nor the absolute path of a network namespace".to_owned()),
+    }
 }
 
 /// What is shared with a container.
@@ -219,6 +247,18 @@ mod tests {
         }
         for text in ["", "m", "-1", "1.5g", "1t", "99999999999g", "0"] {
             assert!(memory_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_network_is_none_or_a_path() {
+        assert_eq!(run(&["oci:x"]).network, Network::None);
+        assert_eq!(
+            run(&["--network", "/run/netns/x", "oci:x"]).network.namespace(),
+            Some(Path::new("/run/netns/x"))
+        );
+        for text in ["host", "bridge", "", "netns/x"] {
+            assert!(network(text).is_err(), "{text}");
         }
     }
 

@@ -61,8 +61,12 @@ pub(crate) fn findings(global: &Global) -> Result<Vec<Finding>> {
         }
     };
     let host = Host { installation, state, echo_console: global.debug };
-    let settings =
-        Settings { default_memory_mib: MEMORY_MIB, default_vcpu_count: 1, verbose_console: global.debug };
+    let settings = Settings {
+        default_memory_mib: MEMORY_MIB,
+        default_vcpu_count: 1,
+        verbose_console: global.debug,
+        network: None,
+    };
     let begin = Instant::now();
     findings.push(match boot(&host, &MachinePlan::bare(&settings)) {
         Ok(()) => well("a guest boots", format!("its agent answered after {} ms", begin.elapsed().as_millis())),

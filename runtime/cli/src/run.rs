@@ -47,7 +47,8 @@ pub(crate) fn run(run: &Run, global: &Global, report: &Report) -> Result<u8> {
     timeline.stamp("image");
     let id = run.name.clone().map_or_else(SandboxId::random, Ok).context("make a name")?;
     let source = Source { id: &id, run, command, image: &config, user: &user, root: source };
-    let plan = plan(id.clone(), bundle::bundle(&source)?, &settings(global))?;
+    let network = run.network.namespace().map(Path::to_owned);
+    let plan = plan(id.clone(), bundle::bundle(&source)?, &Settings { network, ..settings(global) })?;
     timeline.stamp("plan");
     if run.dry_run {
         println!("{}", serde_json::to_string_pretty(&plan)?);
@@ -131,6 +132,7 @@ pub(crate) fn settings(global: &Global) -> Settings {
         default_memory_mib: DEFAULT_MEMORY_MIB,
         default_vcpu_count: cpus.min(DEFAULT_MOST_VCPUS) as u8,
         verbose_console: global.debug,
+        network: None,
     }
 }
 
@@ -158,6 +160,8 @@ impl Session<'_> {
             .transpose()
             .context("set up the terminal")?;
         self.resize(&sandbox).await?;
+        // Who has made the namespace may have waited for the container.
+        sandbox.refresh_network().await?;
         let output = streams::Ends::standard()
             .and_then(|ends| streams::join(streams, ends, self.timeline))
             .context("join the container's streams")?;

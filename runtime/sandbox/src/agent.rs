@@ -7,8 +7,8 @@ use std::{future::Future, time::Duration};
 use securectr_protocol::{
     GREETING_LEN, PROTOCOL_VERSION,
     agent::{
-        CreateRequest, DeleteRequest, ExecRequest, ProcessId, ResizeRequest, SignalRequest, StartRequest,
-        StartResponse, WaitRequest, WaitResponse,
+        ConfigureNetworkRequest, CreateRequest, DeleteRequest, ExecRequest, ProcessId, ResizeRequest,
+        SignalRequest, StartRequest, StartResponse, WaitRequest, WaitResponse,
     },
     agent_ttrpc::AgentClient,
     greeted_version,
@@ -59,6 +59,13 @@ impl Agent {
             Some(other) => Err(AgentError::Version(other)),
             None => Err(AgentError::NoGreeting),
         }
+    }
+
+    pub(crate) async fn configure_network(
+        &self,
+        request: &ConfigureNetworkRequest,
+    ) -> Result<(), AgentError> {
+        bounded(self.0.configure_network(limit(), request)).await.map(drop)
     }
 
     pub(crate) async fn create(&self, request: &CreateRequest) -> Result<(), AgentError> {

@@ -1,8 +1,8 @@
 //! A process on the host that stands for a container: engines record its pid, signal it, and look for namespaces behind it.
 
-use std::{io, os::fd::OwnedFd, sync::Arc};
+use std::{io, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
-use crate::{sys, vmm::exit_of};
+use crate::{NetworkSource, sys, vmm::exit_of};
 
 /// It does nothing, and lives until this is dropped or somebody kills it.
 #[derive(Debug)]
@@ -12,10 +12,20 @@ pub struct Anchor {
 }
 
 impl Anchor {
-    /// Starts it. It dies with the thread that calls this.
-    pub fn drop_here() -> io::Result<Self> {
-        let launched = sys::clone(0, sys::stand_still)?;
+    /// Starts it, for a container whose network comes from there. It dies with the thread that calls this.
+    pub fn drop_here(network: &NetworkSource) -> io::Result<Self> {
+        let new_network = if *network == NetworkSource::Hooks { libc::CLONE_NEWNET } else { 0 };
+        let launched = sys::clone(new_network, sys::stand_still)?;
         Ok(Self { pid: launched.pid, pidfd: Arc::new(launched.pidfd) })
+    }
+
+    /// The namespace that becomes the container's network.
+    pub fn network(&self, source: NetworkSource) -> Option<PathBuf> {
+        match source {
+            NetworkSource::Nothing => None,
+            NetworkSource::Namespace(path) => Some(path),
+            NetworkSource::Hooks => Some(format!("/proc/{}/ns/net", self.pid).into()),
+        }
     }
 
     pub fn pid(&self) -> i32 {

@@ -17,10 +17,11 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 
 use crate::{
-    End, Installation, MachinePlan, SandboxId, StateError, StateRoot,
+    End, Installation, MachinePlan, NetworkError, SandboxError, SandboxId, StateError, StateRoot,
     agent::{Agent, AgentError},
     console,
     files::{FileServer, FilesError},
+    network::Network,
     state::Record,
     undo::Undo,
     vmm::{Equipment, Vmm},
@@ -38,12 +39,16 @@ pub enum BootError {
     Descriptor(&'static str, #[source] io::Error),
     #[error("start securectr-vmm: {}", namespace_advice(.0))]
     Vmm(#[source] io::Error),
+    #[error("join the network")]
+    Network(#[from] NetworkError),
     #[error("start the file server")]
     Files(#[from] FilesError),
     #[error("boot the guest: {0}")]
     Ended(End),
     #[error("boot the guest")]
     Agent(#[source] AgentError),
+    #[error("set up the guest's network")]
+    GuestNetwork(#[source] Box<SandboxError>),
 }
 
 fn advice(error: &io::Error) -> &'static str {
@@ -69,6 +74,8 @@ pub(crate) struct Booted {
     pub vmm: Vmm,
     /// What the host shares; none for a machine without.
     pub files: Option<FileServer>,
+    /// After the VMM, whose taps go with it.
+    pub network: Option<Network>,
     pub vsock: PathBuf,
     /// Declared last: the state goes when the VMM is gone.
     pub _undo: Undo,
@@ -107,6 +114,10 @@ pub(crate) async fn boot(
     };
     let mut equipment = equip(plan, host, Files { disks, files_socket }, listener, vmm_rpc)?;
     equipment.files = files.as_ref().map(FileServer::end);
+    let network = match &plan.network {
+        Some(path) => Some(Network::open(path, &mut equipment).await?),
+        None => None,
+    };
     let vmm = Vmm::start(&host.installation.vmm, equipment).await.map_err(BootError::Vmm)?;
     let recorded = state.write_record(&Record {
         id,
@@ -124,7 +135,7 @@ pub(crate) async fn boot(
         agent = Agent::greet(rpc) => agent,
     };
     match agent {
-        Ok(agent) => Ok(Booted { agent, vmm, files, vsock, _undo: undo }),
+        Ok(agent) => Ok(Booted { agent, vmm, network, files, vsock, _undo: undo }),
         // A connection that breaks does so because the VMM dies: its cause is the true one.
         Err(AgentError::Broken) => Err(BootError::Ended(vmm.ended().await)),
         Err(error) => Err(BootError::Agent(error)),
@@ -177,6 +188,7 @@ fn equip(
             .into_iter()
             .map(|(file, read_only)| DiskSpec { file: table.lay(file), read_only })
             .collect(),
+        nets: Vec::new(),
         filesystems: files
             .files_socket
             .into_iter()

@@ -3,11 +3,43 @@
 //! What names something of the host by a path has no meaning there: namespaces that a container shares with its pod are those of
 //! the guest itself, which is the pod; host cgroups and the host's hooks are for the host.
 
+use std::path::PathBuf;
+
 use oci_spec::runtime::{Hooks, LinuxNamespace, LinuxNamespaceType, Spec};
 
 use crate::PlanError;
 
+/// Where a container's network comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetworkSource {
+    /// Nowhere: it has a loopback.
+    Nothing,
+    /// A namespace of the host.
+    Namespace(PathBuf),
+    /// A new namespace of the host, which the spec's hooks wire.
+    Hooks,
+}
+
+/// # Errors
+/// It is to have the host's own: the spec has no network namespace.
+pub fn network_source(spec: &Spec) -> Result<NetworkSource, PlanError> {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let mut networks =
+        namespaces.into_iter().flatten().filter(|one| one.typ() == LinuxNamespaceType::Network);
+    let network = networks.next().ok_or(PlanError::Unsupported("the host's network"))?;
+    Ok(match network.path() {
+        Some(path) if has_path(network) => NetworkSource::Namespace(path.clone()),
+        _ if spec.hooks().as_ref().is_some_and(has_hooks_before_create) => NetworkSource::Hooks,
+        _ => NetworkSource::Nothing,
+    })
+}
+
+fn has_hooks_before_create(hooks: &Hooks) -> bool {
+    hooks.prestart().iter().chain(hooks.create_runtime()).any(|hooks| !hooks.is_empty())
+}
+
 pub(crate) fn adapt(spec: &mut Spec) -> Result<(), PlanError> {
+    let is_wired = network_source(spec) == Ok(NetworkSource::Hooks);
     let in_guest = spec.hooks().as_ref().map(hooks_of_guest);
     spec.set_hooks(in_guest);
     // A label of the host's policy; the guest is what confines here.
@@ -26,7 +58,10 @@ pub(crate) fn adapt(spec: &mut Spec) -> Result<(), PlanError> {
     if namespaces.iter().any(joins(LinuxNamespaceType::Mount)) {
         return Err(PlanError::Unsupported("a mount namespace of another container"));
     }
-    namespaces.retain(|namespace| !has_path(namespace));
+    // The guest's own network is the one that was made for it.
+    let is_guests =
+        |one: &LinuxNamespace| has_path(one) || is_wired && one.typ() == LinuxNamespaceType::Network;
+    namespaces.retain(|namespace| !is_guests(namespace));
     Ok(())
 }
 
@@ -67,6 +102,20 @@ mod tests {
         let kinds: Vec<_> =
             spec.linux().as_ref().unwrap().namespaces().iter().flatten().map(LinuxNamespace::typ).collect();
         assert_eq!(kinds, [LinuxNamespaceType::Pid, LinuxNamespaceType::Mount]);
+    }
+
+    #[test]
+    fn a_network_is_a_namespaces_or_nothing_and_never_the_hosts() {
+        let source = |namespaces: serde_json::Value, hooks: serde_json::Value| {
+            let spec = json!({"ociVersion": "1.0.2", "hooks": hooks, "linux": {"namespaces": namespaces}});
+            network_source(&serde_json::from_value(spec).unwrap())
+        };
+        let (new, wired) = (json!([{"type": "network"}]), json!({"prestart": [{"path": "/bin/wire"}]}));
+        let given = json!([{"type": "network", "path": "/n"}]);
+        assert_eq!(source(given, wired.clone()), Ok(NetworkSource::Namespace("/n".into())));
+        assert_eq!(source(new.clone(), json!({})), Ok(NetworkSource::Nothing));
+        assert_eq!(source(new, wired), Ok(NetworkSource::Hooks));
+        assert!(source(json!([{"type": "pid"}]), json!({})).is_err());
     }
 
     #[test]

@@ -16,10 +16,13 @@ mod end;
 mod features;
 mod files;
 mod guest_spec;
+mod hooks;
 mod id;
 mod installation;
+mod network;
 mod plan;
 mod process;
+mod program;
 mod sandbox;
 mod shares;
 mod state;
@@ -36,13 +39,17 @@ pub use disk::{DiskError, writable_disk};
 pub use end::End;
 pub use features::features;
 pub use files::{FilesEnd, FilesError};
+pub use guest_spec::{NetworkSource, network_source};
+pub use hooks::{HookError, HookState, run_all, run_before_create};
 pub use id::{IdError, SandboxId};
 pub use installation::{Installation, InstallationError};
+pub use network::NetworkError;
 pub use plan::{
     Bundle, ContainerPlan, GivenFile, MachinePlan, Plan, PlanError, RootSource, Settings, Writable,
     container, plan,
 };
 pub use process::{Exit, KillError, Phase, Process, StartError};
+pub use program::find_program;
 pub use sandbox::{Disks, ExitStatus, LaunchFailure, OomKilled, ProcessName, Reach, Sandbox, SandboxError};
 pub use shares::{Share, ShareError};
 pub use state::{StateError, StateRoot};

@@ -31,6 +31,8 @@ pub struct Settings {
     pub default_vcpu_count: u8,
     /// Let the guest's kernel speak on its console.
     pub verbose_console: bool,
+    /// A network namespace whose interfaces become the guest's; without, it has its loopback.
+    pub network: Option<PathBuf>,
 }
 
 /// Where what a container writes goes.
@@ -81,6 +83,7 @@ pub struct MachinePlan {
     pub memory_mib: u32,
     pub vcpu_count: u8,
     pub command_line: String,
+    pub network: Option<PathBuf>,
     /// It has a file server.
     pub has_shares: bool,
 }
@@ -132,6 +135,7 @@ impl MachinePlan {
             memory_mib: settings.default_memory_mib,
             vcpu_count: settings.default_vcpu_count,
             command_line: command_line(settings),
+            network: settings.network.clone(),
             has_shares: false,
         }
     }
@@ -147,6 +151,7 @@ impl MachinePlan {
             memory_mib: memory_mib(memory, settings)?,
             vcpu_count: vcpu_count(resources.and_then(|all| all.cpu().as_ref()), settings)?,
             command_line: command_line(settings),
+            network: settings.network.clone(),
             has_shares,
         })
     }
@@ -208,10 +213,11 @@ fn vcpu_count(cpu: Option<&LinuxCpu>, settings: &Settings) -> Result<u8, PlanErr
     Ok(asked as u8)
 }
 
-/// A panic resets at once, by the port that the VMM watches; one CPU boots, the agent brings the others online.
+/// A panic resets at once, by the port that the VMM watches; one CPU boots, the agent brings the others online. The driver of
+/// dummy interfaces makes one unasked, which containers would see.
 fn command_line(settings: &Settings) -> String {
     let speech = if settings.verbose_console { "loglevel=7" } else { "quiet loglevel=1" };
-    format!("console=ttyS0 {speech} reboot=k panic=-1 maxcpus=1")
+    format!("console=ttyS0 {speech} reboot=k panic=-1 maxcpus=1 dummy.numdummies=0")
 }
 
 #[cfg(test)]
@@ -221,7 +227,7 @@ mod tests {
     use super::*;
 
     const SETTINGS: Settings =
-        Settings { default_memory_mib: 512, default_vcpu_count: 2, verbose_console: false };
+        Settings { default_memory_mib: 512, default_vcpu_count: 2, verbose_console: false, network: None };
 
     fn planned(resources: Value) -> Result<MachinePlan, PlanError> {
         let process = json!({"cwd": "/", "args": ["true"], "user": {"uid": 0, "gid": 0}});

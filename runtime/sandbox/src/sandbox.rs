@@ -11,8 +11,8 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use crate::{
-    AgentError, BootError, ContainerPlan, End, GivenFile, Host, MachinePlan, SandboxId, Streams,
-    StreamsWanted, Writable,
+    AgentError, BootError, ContainerPlan, End, GivenFile, Host, MachinePlan, NetworkError, SandboxId,
+    Streams, StreamsWanted, Writable,
     agent::Agent,
     boot::{self, Booted},
     shares::{self, Share, ShareError},
@@ -32,6 +32,8 @@ pub enum SandboxError {
     Ended { operation: &'static str, end: End },
     #[error("{operation}")]
     Agent { operation: &'static str, source: AgentError },
+    #[error("look for network interfaces")]
+    Network(#[from] NetworkError),
     #[error("connect the container's streams")]
     Streams(#[source] io::Error),
     #[error(transparent)]
@@ -91,7 +93,20 @@ impl Sandbox {
         let image = disks.image.map(|file| (file, true));
         let writable = disks.writable.map(|file| (file, false));
         let disks = image.into_iter().chain(writable).collect();
-        Ok(Self { booted: boot::boot(id, machine, host, disks).await?, writable_device })
+        let sandbox = Self { booted: boot::boot(id, machine, host, disks).await?, writable_device };
+        sandbox.refresh_network().await.map_err(|error| BootError::GuestNetwork(Box::new(error)))?;
+        Ok(sandbox)
+    }
+
+    /// Brings the guest's network to where its namespace is: interfaces, addresses and routes that have appeared since are
+    /// the guest's, too. What has gone stays. Costs little when nothing has changed.
+    pub async fn refresh_network(&self) -> Result<(), SandboxError> {
+        let Some(network) = &self.booted.network else { return Ok(()) };
+        let all = network.refresh(&self.booted.vmm).await?;
+        if all.interfaces.is_empty() {
+            return Ok(());
+        }
+        self.ask("configure the network", self.booted.agent.configure_network(&all)).await
     }
 
     /// Makes a container, which waits for [`Sandbox::start`], and connects the streams of its process.

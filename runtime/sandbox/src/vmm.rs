@@ -2,9 +2,9 @@
 
 use std::{
     ffi::CString,
-    io,
+    io::{self, IoSlice},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::{ffi::OsStrExt, net::UnixStream as StdUnixStream},
     },
     path::Path,
@@ -19,13 +19,14 @@ use nix::{
     errno::Errno,
     sys::{
         signal::Signal,
+        socket::{ControlMessage, MsgFlags, sendmsg},
         wait::{Id, WaitPidFlag, WaitStatus, waitid},
     },
     unistd::{Gid, Uid, getegid, geteuid},
 };
 use securectr_vmm::{
-    control::{Event, MAX_LINE_LEN},
-    spec::VmSpec,
+    control::{Event, MAX_LINE_LEN, Request},
+    spec::{Fd, VmSpec},
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -55,7 +56,7 @@ pub(crate) struct Vmm {
     end: watch::Receiver<Option<End>>,
     disk_full: Arc<AtomicBool>,
     /// Stays open as long as the guest may run: the VMM ends when it is closed.
-    _control: OwnedFd,
+    control: OwnedFd,
 }
 
 /// The VMM's descriptors in the order of their numbers, with [`VmSpec`] naming them by number.
@@ -67,6 +68,16 @@ pub(crate) struct Equipment {
     pub console: JoinHandle<String>,
     /// Tells the end of the file server, for a machine that has one.
     pub files: Option<watch::Receiver<Option<FilesEnd>>>,
+}
+
+impl Equipment {
+    /// Adds a descriptor; answers with its number.
+    pub(crate) fn lay(&mut self, fd: OwnedFd) -> Fd {
+        let number = self.fds.len();
+        self.fds.push(fd);
+        // Fewer descriptors than an i32 can count are laid.
+        Fd(number as i32)
+    }
 }
 
 impl Vmm {
@@ -85,7 +96,7 @@ impl Vmm {
             pidfd: Arc::clone(&pidfd),
             end,
             disk_full: Arc::clone(&disk_full),
-            _control: equipment.control.as_fd().try_clone_to_owned()?,
+            control: equipment.control.as_fd().try_clone_to_owned()?,
         };
         equipment.control.set_nonblocking(true)?;
         let mut control = UnixStream::from_std(equipment.control)?;
@@ -103,6 +114,18 @@ impl Vmm {
 
     pub(crate) fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// Gives a network device of the spec that has none its tap.
+    pub(crate) fn attach_net(&self, index: usize, tap: &OwnedFd) -> io::Result<()> {
+        // A spec has fewer devices than a u8 can count.
+        let mut line = serde_json::to_vec(&Request::AttachNet(index as u8))?;
+        line.push(b'\n');
+        let descriptors = [tap.as_raw_fd()];
+        let with_it = [ControlMessage::ScmRights(&descriptors)];
+        let text = [IoSlice::new(&line)];
+        sendmsg::<()>(self.control.as_raw_fd(), &text, &with_it, MsgFlags::MSG_NOSIGNAL, None)?;
+        Ok(())
     }
 
     /// Ends it at once; the cause will be the signal.
@@ -198,7 +221,9 @@ async fn last_event(control: UnixStream, disk_full: &AtomicBool) -> Option<Event
         match serde_json::from_slice(&line) {
             Ok(event @ (Event::Ended(_) | Event::Failed(_))) => return Some(event),
             Ok(Event::DiskFull(_)) => disk_full.store(true, Ordering::Relaxed),
-            Ok(event @ (Event::Running | Event::Paused | Event::Resumed)) => last = Some(event),
+            Ok(event @ (Event::Running | Event::Paused | Event::Resumed | Event::NetAttached)) => {
+                last = Some(event)
+            }
             Err(_) => return last,
         }
     }

@@ -15,8 +15,9 @@ use containerd_shim_protos::{
 };
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources, Spec};
 use securectr_sandbox::{
-    Anchor, BootError, Bundle, Disks, Host, IdError, MachinePlan, PlanError, Process, ProcessName,
-    RootSource, Sandbox, SandboxError, SandboxId, Settings, Streams, StreamsWanted, Writable, container,
+    Anchor, BootError, Bundle, Disks, HookError, HookState, Host, IdError, LaunchFailure, MachinePlan,
+    NetworkSource, PlanError, Process, ProcessName, RootSource, Sandbox, SandboxError, SandboxId, Settings,
+    Streams, StreamsWanted, Writable, container, find_program, network_source, run_before_create,
 };
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -28,7 +29,7 @@ use crate::{
     mounts::{MountError, Rootfs},
     status,
     stdio::{Owner, Request, StdioError},
-    task::{Container, Life, Task, locked},
+    task::{Container, Life, OCI_VERSION, Task, locked},
 };
 
 /// Memory of a guest without limits, in MiB. It is backed as the guest touches it.
@@ -49,10 +50,14 @@ pub(crate) enum PodError {
     Id(String, #[source] IdError),
     #[error("understand the container")]
     Plan(#[from] PlanError),
+    #[error("OCI runtime create failed: {}: unknown", .0.in_runcs_words())]
+    Launch(LaunchFailure),
     #[error(transparent)]
     Mount(#[from] MountError),
     #[error(transparent)]
     Stdio(#[from] StdioError),
+    #[error(transparent)]
+    Hook(#[from] HookError),
     #[error("start the container's anchor")]
     Anchor(#[source] io::Error),
     #[error("write {path}")]
@@ -108,13 +113,21 @@ impl Pod {
         }
         let bundle = PathBuf::from(&request.bundle);
         let spec = bundle::spec(&bundle)?;
-        let anchor = Anchor::drop_here().map_err(PodError::Anchor)?;
+        let network = match bundle::role(id, &spec)? {
+            // The pod has it.
+            Role::Member { .. } => NetworkSource::Nothing,
+            Role::Single | Role::Pod => network_source(&spec)?,
+        };
+        let anchor = Anchor::drop_here(&network).map_err(PodError::Anchor)?;
+        run_before_create(&spec, &hook_state(request, anchor.pid())).await?;
+        let settings = settings(anchor.network(network));
         note_pid(&bundle.join(PID_FILE), anchor.pid())?;
         let stdio = stdio_of(request);
         let opened = stdio.open(Owner { namespace: &self.namespace, id }).await?;
+        let hooks = spec.hooks().clone();
         let made = match bundle::role(id, &spec)? {
             Role::Pod => {
-                let machine = MachinePlan::limited(pod_limits(&spec).as_ref(), true, &settings())?;
+                let machine = MachinePlan::limited(pod_limits(&spec).as_ref(), true, &settings)?;
                 let sandbox = self.boot(id, &machine).await?;
                 Made {
                     process: Process::stand_in(Arc::clone(&sandbox)),
@@ -127,7 +140,7 @@ impl Pod {
                 let container = self.plan(request, &bundle, spec)?;
                 let linux = container.plan.spec.linux().as_ref();
                 let limits = linux.and_then(|linux| linux.resources().as_ref());
-                let machine = MachinePlan::limited(limits, true, &settings())?;
+                let machine = MachinePlan::limited(limits, true, &settings)?;
                 let sandbox = self.boot(id, &machine).await?;
                 make(sandbox, container, stdio.wanted()).await?
             }
@@ -141,6 +154,7 @@ impl Pod {
         let task = Arc::new(Task {
             id: id.to_owned(),
             bundle,
+            hooks,
             sandbox: made.sandbox,
             container: made.container,
             anchor,
@@ -163,6 +177,7 @@ impl Pod {
     /// Mounts the container's root, and plans it.
     fn plan(&self, request: &CreateTaskRequest, bundle: &Path, spec: Spec) -> Result<Container, PodError> {
         let rootfs = Rootfs::mount(bundle, &request.rootfs)?;
+        find_program(rootfs.path(), &spec).map_err(PodError::Launch)?;
         let id = sandbox_id(&self.namespace, &request.id)?;
         let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
         let writable = if read_only { Writable::Nothing } else { Writable::InPlace };
@@ -227,12 +242,24 @@ fn note_pid(path: &Path, pid: i32) -> Result<(), PodError> {
     fs::write(path, pid.to_string()).map_err(|source| PodError::Note { path: path.to_owned(), source })
 }
 
-fn settings() -> Settings {
+fn settings(network: Option<PathBuf>) -> Settings {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     Settings {
         default_memory_mib: DEFAULT_MEMORY_MIB,
         default_vcpu_count: cpus.min(DEFAULT_MOST_VCPUS) as u8,
         verbose_console: false,
+        network,
+    }
+}
+
+/// What the host's hooks are told.
+fn hook_state(request: &CreateTaskRequest, pid: i32) -> HookState {
+    HookState {
+        oci_version: OCI_VERSION.to_owned(),
+        id: request.id.clone(),
+        status: "creating",
+        pid,
+        bundle: PathBuf::from(&request.bundle),
     }
 }
 
@@ -279,7 +306,7 @@ mod tests {
             "io.kubernetes.cri.sandbox-cpu-period": "100000"});
         let spec =
             serde_json::from_value(json!({"ociVersion": "1.0.2", "annotations": annotations})).unwrap();
-        let machine = MachinePlan::limited(pod_limits(&spec).as_ref(), true, &settings()).unwrap();
+        let machine = MachinePlan::limited(pod_limits(&spec).as_ref(), true, &settings(None)).unwrap();
         assert_eq!((machine.memory_mib, machine.vcpu_count), (100 + 64, 2));
     }
 }

@@ -55,7 +55,14 @@ impl TaskService for Service {
 
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> Answer<StartResponse> {
         let (task, life) = self.life(&request.id, &request.exec_id)?;
+        if request.exec_id.is_empty() {
+            // Docker wires a network between the creation and the start.
+            task.sandbox.refresh_network().await.map_err(|error| status::internal(&error))?;
+        }
         life.process.start().await.map_err(|error| start_error(&error))?;
+        if request.exec_id.is_empty() {
+            task.run_hooks(task.hooks.as_ref().and_then(|hooks| hooks.poststart().as_ref()), "running").await;
+        }
         Ok(StartResponse { pid: task.pid(), ..Default::default() })
     }
 
@@ -193,6 +200,7 @@ impl Service {
             let _ = timeout(REMOVE_LIMIT, task.sandbox.delete(&container.plan)).await;
         }
         self.pod.remove(&task.id);
+        task.run_hooks(task.hooks.as_ref().and_then(|hooks| hooks.poststop().as_ref()), "stopped").await;
         let event = TaskDelete {
             container_id: task.id.clone(),
             pid: response.pid,
@@ -222,11 +230,11 @@ async fn add_exec(task: &Task, request: &ExecProcessRequest, namespace: &str) ->
     }
     match task.init.process.phase() {
         Phase::Running if task.paused.load(Ordering::Relaxed) => {
-            return Err(status::precondition("cannot exec in a paused container"));
+            return Err(status::precondition("cannot exec in a paused state"));
         }
         Phase::Running => {}
-        Phase::Created => return Err(status::precondition("cannot exec in a created container")),
-        Phase::Stopped(_) => return Err(status::precondition("cannot exec in a stopped container")),
+        Phase::Created => return Err(status::precondition("cannot exec in a created state")),
+        Phase::Stopped(_) => return Err(status::precondition("cannot exec in a stopped state")),
     }
     let spec = request.spec.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
     let spec: ProcessSpec = serde_json::from_slice(spec)

@@ -19,7 +19,8 @@ use containerd_shim_protos::{
     },
     ttrpc,
 };
-use securectr_sandbox::{Anchor, ContainerPlan, Exit, Phase, Process, Sandbox};
+use oci_spec::runtime::{Hook, Hooks};
+use securectr_sandbox::{Anchor, ContainerPlan, Exit, HookState, Phase, Process, Sandbox, run_all};
 
 use crate::{
     events::Events,
@@ -28,10 +29,15 @@ use crate::{
     stdio::{Joined, Request},
 };
 
+/// The version of the runtime spec that hooks are told.
+pub(crate) const OCI_VERSION: &str = "1.2.0";
+
 /// A container, or what stands for a pod.
 pub(crate) struct Task {
     pub id: String,
     pub bundle: PathBuf,
+    /// The host's.
+    pub hooks: Option<Hooks>,
     pub sandbox: Arc<Sandbox>,
     /// In the guest; a pod's task has none.
     pub container: Option<Container>,
@@ -144,6 +150,23 @@ impl Life {
 impl Task {
     pub(crate) fn pid(&self) -> u32 {
         self.anchor.pid().unsigned_abs()
+    }
+
+    /// What the host's hooks are told.
+    pub(crate) fn hook_state(&self, status: &'static str) -> HookState {
+        HookState {
+            oci_version: OCI_VERSION.to_owned(),
+            id: self.id.clone(),
+            status,
+            pid: self.anchor.pid(),
+            bundle: self.bundle.clone(),
+        }
+    }
+
+    pub(crate) async fn run_hooks(&self, hooks: Option<&Vec<Hook>>, status: &'static str) {
+        for failure in run_all(hooks.map(Vec::as_slice), &self.hook_state(status)).await {
+            eprintln!("{}", crate::line(&failure));
+        }
     }
 
     /// The init, or one of the others by its exec id.

@@ -14,6 +14,9 @@ pub enum Request {
     Pause,
     /// Lets the vCPUs run on; answered by [`Event::Resumed`].
     Resume,
+    /// Gives the n-th network interface of the spec, which has none, its tap: the descriptor that comes with the line
+    /// (SCM_RIGHTS of unix(7)). Answered by [`Event::NetAttached`].
+    AttachNet(u8),
 }
 
 /// What a VMM tells its parent.
@@ -24,6 +27,7 @@ pub enum Event {
     Running,
     Paused,
     Resumed,
+    NetAttached,
     /// The host has no room for what the guest writes to a disk: which disk. The guest sees an I/O error and goes on.
     DiskFull(String),
     /// The guest has ended; the last event.

@@ -14,7 +14,7 @@ use securectr_vmm::control::{End, Event, Request};
 use thiserror::Error;
 
 use crate::{
-    devices::News,
+    devices::{AttachError, News},
     machine::Machine,
     parent::{Parent, ParentError},
     vcpu::VcpuError,
@@ -30,6 +30,12 @@ pub(crate) enum LoopError {
     Device(String),
     #[error("stop or start the vCPUs")]
     Vcpu(#[from] VcpuError),
+    #[error("the machine has no network interface {0}")]
+    NoSuchNet(u8),
+    #[error("a request came without its descriptor")]
+    NoDescriptor,
+    #[error("give a device what was sent for it")]
+    Attach(#[from] AttachError),
 }
 
 type Subscriber = Box<dyn MutEventSubscriber>;
@@ -113,10 +119,20 @@ impl EventLoop {
                     self.machine.vcpus.run()?;
                     Event::Resumed
                 }
+                Request::AttachNet(index) => {
+                    self.attach_net(index, parent)?;
+                    Event::NetAttached
+                }
             };
             parent.send(&done)?;
         }
         Ok(())
+    }
+
+    fn attach_net(&self, index: u8, parent: &mut Parent) -> Result<(), LoopError> {
+        let tap = parent.take_descriptor().ok_or(LoopError::NoDescriptor)?;
+        let net = self.machine.net(index).ok_or(LoopError::NoSuchNet(index))?;
+        Ok(net.lock().unwrap_or_else(PoisonError::into_inner).attach(tap)?)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The control socket, seen from the VMM: the spec comes first, then requests; events go out.
 
 use std::{
-    io::{self, ErrorKind, Read, Write},
+    collections::VecDeque,
+    io::{self, ErrorKind, Write},
     os::{
         fd::{AsRawFd, OwnedFd, RawFd},
         unix::net::UnixStream,
@@ -14,6 +15,7 @@ use securectr_vmm::{
 };
 use serde::de::DeserializeOwned;
 use thiserror::Error;
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// The process that started this one and holds the other end.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub(crate) struct Parent {
     socket: UnixStream,
     /// What has come and is not yet a whole line.
     received: Vec<u8>,
+    /// Descriptors that have come with requests, oldest first.
+    descriptors: VecDeque<OwnedFd>,
 }
 
 #[derive(Debug, Error)]
@@ -39,12 +43,12 @@ pub(crate) enum ParentError {
 
 impl Parent {
     pub(crate) fn new(socket: OwnedFd) -> Self {
-        Self { socket: socket.into(), received: Vec::new() }
+        Self { socket: socket.into(), received: Vec::new(), descriptors: VecDeque::new() }
     }
 
     /// A second handle for those that may not wait for the first.
     pub(crate) fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { socket: self.socket.try_clone()?, received: Vec::new() })
+        Ok(Self::new(self.socket.try_clone()?.into()))
     }
 
     /// Waits for the first line. From then on, reading does not wait.
@@ -73,6 +77,11 @@ impl Parent {
         }
     }
 
+    /// The descriptor of the oldest request that has one.
+    pub(crate) fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        self.descriptors.pop_front()
+    }
+
     pub(crate) fn send(&mut self, event: &Event) -> Result<(), ParentError> {
         let mut line = serde_json::to_vec(event).map_err(ParentError::Line)?;
         line.push(b'\n');
@@ -81,7 +90,9 @@ impl Parent {
 
     fn read(&mut self) -> Result<(), ParentError> {
         let mut chunk = [0; 4096];
-        let length = self.socket.read(&mut chunk).map_err(ParentError::Read)?;
+        let (length, descriptor) =
+            self.socket.recv_with_fd(&mut chunk).map_err(|error| ParentError::Read(error.into()))?;
+        self.descriptors.extend(descriptor.map(OwnedFd::from));
         let bytes = chunk.get(..length).filter(|bytes| !bytes.is_empty()).ok_or(ParentError::Gone)?;
         self.received.extend_from_slice(bytes);
         Ok(())
@@ -121,6 +132,15 @@ mod tests {
         assert_eq!(parent.request().unwrap(), None);
         theirs.write_all(b"ume\"\n").unwrap();
         assert_eq!(parent.request().unwrap(), Some(Request::Resume));
+    }
+
+    #[test]
+    fn a_descriptor_comes_with_its_request() {
+        let (mut parent, theirs) = connected();
+        let file = tempfile::tempfile().unwrap();
+        theirs.send_with_fd(&b"{\"attach_net\":3}\n"[..], file.as_raw_fd()).unwrap();
+        assert_eq!(parent.request().unwrap(), Some(Request::AttachNet(3)));
+        assert!(parent.take_descriptor().is_some() && parent.take_descriptor().is_none());
     }
 
     #[test]

@@ -17,8 +17,12 @@ const MAIN: &[Row] = &[
     (libc::SYS_epoll_wait, &[]),
     // Events of devices.
     (libc::SYS_read, &[]),
+    // What a tap is, and which frames a network interface's driver takes.
+    (libc::SYS_ioctl, &[Check::Is(1, devices::NET_IOCTLS[0])]),
+    (libc::SYS_ioctl, &[Check::Is(1, devices::NET_IOCTLS[1])]),
+    (libc::SYS_ioctl, &[Check::Is(1, devices::NET_IOCTLS[2])]),
     // Requests of the parent.
-    (libc::SYS_recvfrom, &[]),
+    (libc::SYS_recvmsg, &[]),
     // Stopping vCPUs.
     (libc::SYS_tgkill, &[Check::IsFirstRealTimeSignal(2)]),
     // The allocator's, where it begins and for what is large.

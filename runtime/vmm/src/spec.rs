@@ -26,6 +26,7 @@ pub struct VmSpec {
     /// Where the serial port's output goes; written without waiting, what does not fit is dropped.
     pub console: Fd,
     pub disks: Vec<DiskSpec>,
+    pub nets: Vec<NetSpec>,
     pub filesystems: Vec<FsSpec>,
     pub vsock: VsockSpec,
 }
@@ -36,6 +37,18 @@ pub struct DiskSpec {
     /// A regular file whose size is a multiple of 512.
     pub file: Fd,
     pub read_only: bool,
+}
+
+/// A virtio-net device. The guest tells it by its MAC address.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NetSpec {
+    /// A tap, opened without waiting: IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, TUNSETVNETHDRSZ of 12. Which offloads it has, the VMM
+    /// says. Without, the device waits for [`Request::AttachNet`](crate::control::Request::AttachNet).
+    pub tap: Option<Fd>,
+    /// Of one interface, not of a group.
+    pub mac: [u8; 6],
+    /// In bytes, at least 68: what a frame carries behind its Ethernet header.
+    pub mtu: u16,
 }
 
 /// A virtio-fs device, whose requests are relayed to a file server.

@@ -171,3 +171,51 @@ fn a_bind_mount_is_the_hosts_directory() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn a_paused_container_is_shown_as_such_and_takes_no_process() -> Result<()> {
+    on_each(|runtime| {
+        let container = containerd()?.detached(runtime, "pauses", &["sleep", "1000"])?;
+        assert_eq!(containerd()?.ctr(["task", "pause", "pauses"])?.code, 0);
+        assert_eq!(containerd()?.status("pauses")?.as_deref(), Some("PAUSED"));
+        let refused = container.exec(&["true"])?;
+        assert!(refused.code != 0 && refused.err().contains("cannot exec in a paused state"), "{refused:?}");
+        assert_eq!(containerd()?.ctr(["task", "resume", "pauses"])?.code, 0);
+        assert_eq!(containerd()?.status("pauses")?.as_deref(), Some("RUNNING"));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_killed_container_does_not_stay_paused() -> Result<()> {
+    on_each(|runtime| {
+        let container = containerd()?.detached(runtime, "frozen", &["sleep", "1000"])?;
+        containerd()?.ctr(["task", "pause", "frozen"])?;
+        assert_eq!(container.signal("SIGKILL")?.code, 0);
+        container.wait_until("STOPPED")
+    })
+}
+
+#[test]
+fn what_a_container_uses_can_be_asked() -> Result<()> {
+    on_each(|runtime| {
+        let _container = containerd()?.detached(runtime, "uses", &["sleep", "1000"])?;
+        let metrics = containerd()?.ctr(["task", "metrics", "uses"])?;
+        assert!(metrics.code == 0 && metrics.out().contains("memory.usage"), "{metrics:?}");
+        let listed = containerd()?.ctr(["task", "ps", "uses"])?;
+        assert!(listed.code == 0 && listed.out().lines().count() == 2, "{listed:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn the_hosts_network_is_refused() -> Result<()> {
+    let mut command =
+        containerd()?.run_command(Runtime::Securectr, &["--rm", "--net-host"], "net-host", &["true"]);
+    let refused = Started::spawn(&mut command)?.finish(b"")?;
+    assert!(
+        refused.code == 1 && refused.err().contains("the host's network cannot be had in a guest"),
+        "{refused:?}"
+    );
+    Ok(())
+}

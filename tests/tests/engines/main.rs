@@ -3,3 +3,5 @@
 mod ctr;
 mod faults;
 mod install;
+mod oci;
+mod podman;

@@ -5,6 +5,7 @@ mod images;
 mod in_place;
 mod install;
 mod limits;
+mod network;
 mod run;
 mod share_speed;
 mod shares;

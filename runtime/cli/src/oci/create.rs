@@ -4,10 +4,7 @@ use std::{
     env,
     fs::{self, File},
     io::{BufRead, BufReader, Write},
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::process::CommandExt,
-    },
+    os::fd::{AsRawFd, OwnedFd},
     path::Path,
     process::{Child, Command},
 };
@@ -65,8 +62,7 @@ pub(super) fn spawn_and_hear(
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).context("make a pipe")?;
     fcntl_setfd(&writer, FdFlags::empty()).context("hand a pipe on")?;
     command.args(["--ready-fd", &writer.as_raw_fd().to_string()]);
-    // Engines wait for it by its pid, and signal it alone.
-    let child = finish(command).process_group(0).spawn().context("start the monitor")?;
+    let child = finish(command).spawn().context("start the monitor")?;
     drop(writer);
     let mut said = String::new();
     BufReader::new(File::from(reader)).read_line(&mut said).context("hear the monitor")?;

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{Process, User};
+use rustix::process::setsid;
 use securectr_sandbox::Streams;
 use tokio::sync::{mpsc, oneshot};
 
@@ -34,6 +35,10 @@ pub(super) fn exec(exec: &Exec, records: &Records, global: &Global) -> Result<u8
         return detach(exec, records, global);
     }
     let ready = exec.ready_fd.map(sys::inherited).transpose().context("take over the pipe")?;
+    if ready.is_some() {
+        // Nobody's terminal interrupts what was left behind.
+        let _ = setsid();
+    }
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
     let code = runtime.block_on(async {

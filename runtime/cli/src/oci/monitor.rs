@@ -10,12 +10,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, Result, bail};
-use oci_spec::runtime::Spec;
+use anyhow::{Context, Result, anyhow, bail};
+use oci_spec::runtime::{Hooks, Spec};
 use rustix::process::setsid;
 use securectr_sandbox::{
-    Bundle, ContainerPlan, Disks, Exit, ExitStatus, Host, Installation, MachinePlan, Process, ProcessName,
-    Reach, RootSource, Sandbox, StateRoot, Streams, StreamsWanted, Writable, container,
+    Anchor, Bundle, ContainerPlan, Disks, Exit, ExitStatus, HookState, Host, Installation, MachinePlan,
+    Process, ProcessName, Reach, RootSource, Sandbox, Settings, StateRoot, Streams, StreamsWanted, Writable,
+    container, find_program, network_source, run_before_create,
 };
 use tokio::{net::UnixListener, task::JoinSet, time::timeout};
 
@@ -23,7 +24,7 @@ use super::{
     args::Monitor,
     console::Console,
     create::report,
-    record::{Place, Record, Records, Status},
+    record::{OCI_VERSION, Place, Record, Records, Status},
     sys,
 };
 use crate::{
@@ -65,6 +66,9 @@ struct Watched {
     output: Output,
     console: Option<Console>,
     listener: UnixListener,
+    hooks: Option<Hooks>,
+    /// Its network may be the container's.
+    _anchor: Anchor,
     book: Arc<Mutex<Book>>,
 }
 
@@ -90,6 +94,10 @@ fn turn(book: &Mutex<Book>, status: Status) -> Result<()> {
     book.lock().unwrap_or_else(PoisonError::into_inner).turn(status)
 }
 
+fn record(book: &Mutex<Book>) -> Record {
+    book.lock().unwrap_or_else(PoisonError::into_inner).record.clone()
+}
+
 async fn make(args: &Monitor, records: &Records, global: &Global) -> Result<Watched> {
     let place = records.find(&args.id)?;
     let claim = place.claim()?;
@@ -104,9 +112,15 @@ async fn make(args: &Monitor, records: &Records, global: &Global) -> Result<Watc
         (false, Some(_)) => bail!("cannot use console socket if runc will not detach or allocate tty"),
         (false, None) => None,
     };
+    find_program(&book.record.rootfs, &spec).map_err(|failure| anyhow!(failure.in_runcs_words()))?;
+    let source = network_source(&spec)?;
+    let anchor = Anchor::drop_here(&source).context("start the container's anchor")?;
+    run_before_create(&spec, &hook_state(&book.record, anchor.pid())).await?;
+    let settings = Settings { network: anchor.network(source), ..run::settings(global) };
+    let hooks = spec.hooks().clone();
     let plan = plan(args, &bundle, spec)?;
     let limits = plan.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let machine = MachinePlan::limited(limits, true, &run::settings(global))?;
+    let machine = MachinePlan::limited(limits, true, &settings)?;
     let host =
         Host { installation: Installation::find()?, state: StateRoot::open()?, echo_console: global.debug };
     let sandbox = Arc::new(Sandbox::boot(&args.id, &machine, &host, Disks::default()).await?);
@@ -117,7 +131,7 @@ async fn make(args: &Monitor, records: &Records, global: &Global) -> Result<Watc
     let listener = UnixListener::bind(book.place.socket()).context("listen on the monitor's socket")?;
     book.turn(Status::Created)?;
     let book = Arc::new(Mutex::new(book));
-    Ok(Watched { sandbox, plan, init, output, console, listener, book })
+    Ok(Watched { sandbox, plan, init, output, console, listener, hooks, _anchor: anchor, book })
 }
 
 pub(super) fn spec(bundle: &Path) -> Result<Spec> {
@@ -140,6 +154,17 @@ fn first_record(args: &Monitor, bundle: &Path, spec: &Spec) -> Result<Record> {
         created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
         annotations: spec.annotations().clone().unwrap_or_default(),
     })
+}
+
+/// What the host's hooks are told.
+pub(super) fn hook_state(record: &Record, pid: i32) -> HookState {
+    HookState {
+        oci_version: OCI_VERSION.to_owned(),
+        id: record.id.clone(),
+        status: record.status.name(),
+        pid,
+        bundle: record.bundle.clone(),
+    }
 }
 
 fn plan(args: &Monitor, bundle: &Path, spec: Spec) -> Result<ContainerPlan> {
@@ -189,6 +214,7 @@ impl Watched {
             init: Arc::clone(&self.init),
             id: self.plan.id.clone(),
             book: Arc::clone(&self.book),
+            poststart: self.hooks.as_ref().and_then(|hooks| hooks.poststart().clone()).unwrap_or_default(),
         }
     }
 

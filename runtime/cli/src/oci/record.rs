@@ -30,6 +30,22 @@ pub(crate) enum Status {
     Stopped,
 }
 
+impl Status {
+    /// As it is written.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// The version of the runtime spec that is spoken.
+pub(crate) const OCI_VERSION: &str = "1.2.0";
+
 /// What is written about a container.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {

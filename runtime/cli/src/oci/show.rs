@@ -11,12 +11,9 @@ use serde_json::{Value, json};
 
 use super::{
     args::{Format, List, Ps, Spec},
-    record::{Record, Records, Status},
+    record::{OCI_VERSION, Record, Records, Status},
 };
 use crate::bundle::DEFAULT_SPEC;
-
-/// The version of the runtime spec that is spoken.
-const OCI_VERSION: &str = "1.2.0";
 
 /// The state document of the runtime spec, with what runc adds.
 pub(super) fn state(records: &Records, id: &SandboxId) -> Result<u8> {
@@ -56,11 +53,10 @@ pub(super) fn list(records: &Records, list: &List) -> Result<u8> {
         format!("{id:width$}  {pid:>7}  {status:8}  {created:30}  {bundle}")
     };
     let rows = all.iter().map(|record| {
-        let status = format!("{:?}", record.status).to_lowercase();
         line(
             &record.id,
             &pid(record).to_string(),
-            &status,
+            record.status.name(),
             &record.created,
             &record.bundle.display().to_string(),
         )
@@ -92,6 +88,9 @@ pub(super) fn spec(spec: &Spec) -> Result<u8> {
     if let Some(process) = document.get_mut("process").and_then(Value::as_object_mut) {
         process.insert("terminal".into(), json!(true));
         process.insert("env".into(), json!([crate::bundle::DEFAULT_PATH, "TERM=xterm"]));
+    }
+    if let Some(namespaces) = document.pointer_mut("/linux/namespaces").and_then(Value::as_array_mut) {
+        namespaces.push(json!({"type": "network"}));
     }
     let path = spec.bundle.join("config.json");
     let failed = || format!("write {}", path.display());

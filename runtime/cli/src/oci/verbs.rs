@@ -5,14 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use securectr_sandbox::SandboxId;
+use securectr_sandbox::{SandboxId, run_all};
 
 use super::{
     args::{Delete, Kill},
     control::{Answer, Client, Request},
-    record::{Place, Records, Status},
+    monitor,
+    record::{Place, Record, Records, Status},
 };
 
 /// How long a killed monitor may take to be gone.
@@ -76,7 +77,22 @@ pub(super) fn delete(records: &Records, delete: &Delete) -> Result<u8> {
         _ if delete.force => end(&place)?,
         _ => bail!("cannot delete container {} that is not stopped: running", delete.id),
     }
+    let record = place.read();
     place.remove()?;
+    // A container that was never made has none.
+    record.map_or(Ok(0), |record| after_stop(&record))
+}
+
+/// The host's hooks for a container that is gone.
+fn after_stop(record: &Record) -> Result<u8> {
+    let Ok(spec) = monitor::spec(&record.bundle) else { return Ok(0) };
+    let Some(hooks) = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().clone()) else { return Ok(0) };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
+    let state = monitor::hook_state(record, 0);
+    for failure in runtime.block_on(run_all(Some(&hooks), &state)) {
+        eprintln!("securectr: {:#}", anyhow::Error::from(failure));
+    }
     Ok(0)
 }
 

@@ -10,7 +10,11 @@ mod negotiation;
 mod queues;
 mod state;
 
-use std::{collections::VecDeque, io};
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{OwnedFd, RawFd},
+};
 
 use virtio_bindings::{
     virtio_config::{VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1},
@@ -25,7 +29,7 @@ use self::{
     negotiation::{Negotiation, Step},
     queues::Queues,
 };
-use super::{News, VirtioDevice, virtqueue::Violation};
+use super::{AttachError, News, VirtioDevice, virtqueue::Violation};
 
 /// Calls that any device behind the transport makes: an eventfd is read for each notification and written for each interrupt.
 pub(super) const SYSCALLS: &[libc::c_long] = &[libc::SYS_read, libc::SYS_write, libc::SYS_epoll_ctl];
@@ -55,8 +59,8 @@ pub(crate) struct Mmio {
     reset_owed: bool,
     /// The device has been activated. Only the event loop changes it.
     running: bool,
-    /// The event loop watches the device's own descriptor.
-    watched: bool,
+    /// The device's own descriptor, when the event loop watches it.
+    watched: Option<RawFd>,
     interrupt: EventFd,
     /// Calls the event loop.
     wake: EventFd,
@@ -82,7 +86,7 @@ impl Mmio {
             interrupt_status: 0,
             reset_owed: false,
             running: false,
-            watched: false,
+            watched: None,
             interrupt,
             wake: EventFd::new(EFD_NONBLOCK)?,
             news: VecDeque::new(),
@@ -98,6 +102,13 @@ impl Mmio {
     /// What the event loop should know, oldest first.
     pub(crate) fn take_news(&mut self) -> Option<News> {
         self.news.pop_front()
+    }
+
+    /// Gives the device what the parent has sent for it. The event loop's thread calls this, outside of events.
+    pub(crate) fn attach(&mut self, fd: OwnedFd) -> Result<(), AttachError> {
+        self.device.attach(fd)?;
+        self.call_event_loop();
+        Ok(())
     }
 
     /// A driver's read in the device's window, of any width. What is no register, or not read as one, is zero.

@@ -3,6 +3,7 @@
 mod block;
 mod fs;
 mod mmio;
+mod net;
 mod rng;
 mod sys;
 mod virtqueue;
@@ -10,7 +11,7 @@ mod vsock;
 
 use std::{
     io,
-    os::fd::RawFd,
+    os::fd::{OwnedFd, RawFd},
     sync::{Arc, Mutex},
 };
 
@@ -19,14 +20,18 @@ use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-pub(crate) use self::mmio::{Mmio, StateError};
 use self::virtqueue::{Violation, Virtqueue};
+pub(crate) use self::{
+    mmio::{Mmio, StateError},
+    net::IOCTLS as NET_IOCTLS,
+};
 use crate::descriptors::{DescriptorError, Descriptors};
 
 /// What each part needs of the kernel in the event loop's thread while the guest runs.
 pub(crate) const SYSCALLS: &[(&str, &[libc::c_long])] = &[
     ("virtio-mmio", mmio::SYSCALLS),
     ("virtio-blk", block::SYSCALLS),
+    ("virtio-net", net::SYSCALLS),
     ("virtio-fs", fs::SYSCALLS),
     ("virtio-vsock", vsock::SYSCALLS),
     ("virtio-rng", rng::SYSCALLS),
@@ -96,7 +101,8 @@ pub(crate) trait VirtioDevice: Send {
     /// The configuration space, the same at all times.
     fn config(&self) -> &[u8];
 
-    /// A descriptor that becomes readable when the device has work that no queue announces. Watched from `activate` to `reset`.
+    /// A descriptor that becomes readable when the device has work that no queue announces. Asked for after each call, and
+    /// watched between `activate` and `reset`.
     fn poll_fd(&self) -> Option<RawFd> {
         None
     }
@@ -110,6 +116,11 @@ pub(crate) trait VirtioDevice: Send {
 
     /// Back to the state before `activate`. The queues are gone already; chains that were popped must be forgotten.
     fn reset(&mut self);
+
+    /// Takes what the parent has sent for it after the start.
+    fn attach(&mut self, _: OwnedFd) -> Result<(), AttachError> {
+        Err(AttachError::Impossible)
+    }
 
     /// What the device has to say; asked after each call.
     fn take_news(&mut self) -> Option<News> {
@@ -129,6 +140,8 @@ pub(crate) enum DeviceError {
     Descriptor(#[from] DescriptorError),
     #[error("disk {0}")]
     Disk(usize, #[source] block::DiskError),
+    #[error("network interface {0}")]
+    Net(usize, #[source] net::NetError),
     #[error("file system {0:?}")]
     Fs(String, #[source] fs::FsError),
     #[error("virtio-vsock")]
@@ -137,8 +150,16 @@ pub(crate) enum DeviceError {
     Transport(String, #[source] io::Error),
 }
 
-/// Builds the devices that the spec asks for: the disks in their order, the file systems, vsock, rng. `news` is written when a transport
-/// has something to [tell](Mmio::take_news).
+#[derive(Debug, Error)]
+pub(crate) enum AttachError {
+    #[error("this kind of device takes nothing while it runs")]
+    Impossible,
+    #[error("plug in a network interface")]
+    Net(#[source] net::NetError),
+}
+
+/// Builds the devices that the spec asks for: disks, network interfaces and file systems in their order, vsock, rng. `news` is
+/// written when a transport has something to [tell](Mmio::take_news).
 pub(crate) fn build(
     spec: &VmSpec,
     descriptors: &mut Descriptors,
@@ -153,6 +174,12 @@ pub(crate) fn build(
             format!("virtio-blk {index}"),
             Box::new(block.map_err(|error| DeviceError::Disk(index, error))?),
         ));
+    }
+    for (index, spec) in spec.nets.iter().enumerate() {
+        let tap = spec.tap.map(|tap| descriptors.take(tap)).transpose()?;
+        let net = net::Net::new(tap.map(Into::into), spec.mac, spec.mtu);
+        let net = net.map_err(|error| DeviceError::Net(index, error))?;
+        devices.push((format!("virtio-net {index}"), Box::new(net)));
     }
     for spec in &spec.filesystems {
         let fs = fs::Fs::new(&spec.tag, descriptors.take(spec.server)?);

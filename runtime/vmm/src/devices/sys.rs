@@ -4,7 +4,7 @@
 
 use std::{
     fs::File,
-    io,
+    io, mem,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd},
         unix::net::UnixStream,
@@ -75,6 +75,42 @@ pub(super) fn write_at(file: &File, slices: &[VolatileSlice<'_>], offset: u64) -
         // SAFETY: the vectors point into guest memory, which `slices` borrow for the time of the call.
         unsafe { libc::pwritev(file.as_raw_fd(), vectors.vectors.as_ptr(), vectors.count(), offset) }
     })
+}
+
+/// writev(2): bytes of our own, then what lies in guest memory.
+pub(super) fn write_behind(file: &File, header: &[u8], slices: &[VolatileSlice<'_>]) -> io::Result<usize> {
+    let own = libc::iovec { iov_base: header.as_ptr().cast_mut().cast(), iov_len: header.len() };
+    let vectors = IoVectors::behind(Some(own), slices);
+    retry(|| {
+        // SAFETY: the vectors point into `header`, which writev(2) only reads, and into guest memory; both are borrowed for the
+        // time of the call.
+        unsafe { libc::writev(file.as_raw_fd(), vectors.vectors.as_ptr(), vectors.count()) }
+    })
+}
+
+/// IFF_* of a tap; ENOTTY for what is none.
+pub(super) fn tap_flags(tap: &File) -> io::Result<libc::c_int> {
+    // SAFETY: `ifreq` is plain numbers, for which all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    // SAFETY: TUNGETIFF writes an `ifreq`, which lives across the call.
+    check(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNGETIFF, ptr::from_mut(&mut request)) })?;
+    // SAFETY: TUNGETIFF has set this field of the union.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok(libc::c_int::from(flags) & 0xffff)
+}
+
+/// The length of the header before each frame of a tap, in bytes.
+pub(super) fn tap_header_len(tap: &File) -> io::Result<usize> {
+    let mut len: libc::c_int = 0;
+    // SAFETY: TUNGETVNETHDRSZ writes an integer, which lives across the call.
+    check(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNGETVNETHDRSZ, ptr::from_mut(&mut len)) })?;
+    Ok(usize::try_from(len).unwrap_or(0))
+}
+
+/// Which offloads may be in the frames that a tap gives: TUN_F_* of linux/if_tun.h.
+pub(super) fn set_tap_offloads(tap: &File, offloads: libc::c_uint) -> io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes an integer in place of a pointer.
+    check(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) })
 }
 
 /// recvmsg(2) without waiting; 0 when the peer sends no more.
@@ -182,6 +218,10 @@ pub(super) fn is_unix_socket(fd: BorrowedFd<'_>, kind: libc::c_int, listening: b
     option(libc::SO_DOMAIN) == Some(libc::AF_UNIX)
         && option(libc::SO_TYPE) == Some(kind)
         && option(libc::SO_ACCEPTCONN) == Some(libc::c_int::from(listening))
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn file_offset(offset: u64) -> io::Result<libc::off_t> {

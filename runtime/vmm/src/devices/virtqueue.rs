@@ -7,7 +7,11 @@ use std::sync::atomic::Ordering;
 
 use thiserror::Error;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestMemory as _, GuestMemoryMmap, Permissions, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress, GuestMemory as _, GuestMemoryMmap, Permissions, VolatileSlice};
+
+/// The used ring (section 2.7.8): flags and index, then elements of a head and a length.
+const USED_HEADER_LEN: u64 = 4;
+const USED_ELEMENT_LEN: u64 = 8;
 
 /// What a guest did against the specification, so that its device cannot go on until it is reset.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -170,11 +174,13 @@ pub(crate) struct Virtqueue<'m> {
     memory: &'m GuestMemoryMmap,
     /// Something was pushed, and the driver has not been asked yet whether it wants to know.
     pushed: bool,
+    /// Several of them at once.
+    pushed_together: bool,
 }
 
 impl<'m> Virtqueue<'m> {
     pub(crate) fn new(queue: &'m mut Queue, memory: &'m GuestMemoryMmap) -> Self {
-        Self { queue, memory, pushed: false }
+        Self { queue, memory, pushed: false, pushed_together: false }
     }
 
     /// The next chain. After `None` the driver will announce the next one.
@@ -215,6 +221,24 @@ impl<'m> Virtqueue<'m> {
         self.queue.add_used(self.memory, head, written).map_err(|_| Violation::UsedRing)
     }
 
+    /// Returns several chains, with the bytes written into each, so that the driver finds all of them or none.
+    pub(crate) fn push_together(&mut self, chains: &[(u16, u32)]) -> Result<(), Violation> {
+        let Some((&(last, last_written), before)) = chains.split_last() else { return Ok(()) };
+        let first = self.queue.next_used();
+        // Elements behind the index that the driver sees; the last one moves it.
+        for (offset, &(head, written)) in (0_u16..).zip(before) {
+            let position = first.wrapping_add(offset).checked_rem(self.queue.size()).unwrap_or(0);
+            let place = self.queue.used_ring() + USED_HEADER_LEN + u64::from(position) * USED_ELEMENT_LEN;
+            let element = u64::from(head) | u64::from(written) << 32;
+            self.memory.write_obj(element.to_le(), GuestAddress(place)).map_err(|_| Violation::UsedRing)?;
+        }
+        self.queue.set_next_used(first.wrapping_add(before.len() as u16));
+        self.push(last, last_written)?;
+        // The crate has counted one of them: it cannot tell whether the driver waits for one of the others.
+        self.pushed_together |= !before.is_empty();
+        Ok(())
+    }
+
     /// The driver's index of the available ring: how many chains it has ever given, modulo 2^16.
     pub(crate) fn given(&self) -> Result<u16, Violation> {
         let index = self.queue.avail_idx(self.memory, Ordering::Acquire);
@@ -226,6 +250,7 @@ impl<'m> Virtqueue<'m> {
         if !std::mem::take(&mut self.pushed) {
             return Ok(false);
         }
-        self.queue.needs_notification(self.memory).map_err(|_| Violation::AvailableRing)
+        let wants = self.queue.needs_notification(self.memory).map_err(|_| Violation::AvailableRing)?;
+        Ok(wants || std::mem::take(&mut self.pushed_together))
     }
 }

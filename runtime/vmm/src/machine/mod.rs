@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io,
+    ops::Range,
     os::fd::OwnedFd,
     sync::{Arc, Mutex},
 };
@@ -63,6 +64,8 @@ pub(crate) struct Machine {
     pub vcpus: Vcpus,
     pub ending: Arc<Ending>,
     pub devices: Vec<Arc<Mutex<Mmio>>>,
+    /// Where the network interfaces among them begin and end.
+    nets: Range<usize>,
     /// Readable when a device has news.
     pub news: EventFd,
     /// The vCPUs run in this memory: it goes after them.
@@ -106,13 +109,19 @@ impl Machine {
         let bus = Arc::new(Bus::new(legacy, windows));
         let ending = Arc::new(Ending::new().map_err(|error| MachineError::Io("make an event", error))?);
         let vcpus = Vcpus::start(fds, &bus, &ending)?;
-        Ok(Self { vcpus, ending, devices, news, _memory: memory, _vm: vm })
+        let nets = spec.disks.len()..spec.disks.len() + spec.nets.len();
+        Ok(Self { vcpus, ending, devices, nets, news, _memory: memory, _vm: vm })
+    }
+
+    /// The n-th network interface of the spec.
+    pub(crate) fn net(&self, index: u8) -> Option<&Arc<Mutex<Mmio>>> {
+        self.devices.get(self.nets.clone())?.get(usize::from(index))
     }
 }
 
 fn check_bounds(spec: &VmSpec) -> Result<(), MachineError> {
-    // vsock and rng stand beside the disks and file systems.
-    let device_count = spec.disks.len() + spec.filesystems.len() + 2;
+    // vsock and rng stand beside the others.
+    let device_count = spec.disks.len() + spec.nets.len() + spec.filesystems.len() + 2;
     if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&spec.memory_mib) {
         return Err(MachineError::MemorySize(spec.memory_mib));
     }

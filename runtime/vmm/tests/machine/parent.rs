@@ -71,6 +71,7 @@ impl Setup {
                 .iter()
                 .map(|file| DiskSpec { file: table.lay(file), read_only: false })
                 .collect(),
+            nets: Vec::new(),
             filesystems: Vec::new(),
             vsock: VsockSpec { listener: table.lay(&listener), dial_out: Vec::new() },
         };

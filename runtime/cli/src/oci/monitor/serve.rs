@@ -5,17 +5,18 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use oci_spec::runtime::Hook;
 use rustix::process::Signal;
 use securectr_sandbox::{
     KillError, Process, ProcessName, Reach, Sandbox, SandboxError, SandboxId, StartError, Streams,
-    StreamsWanted,
+    StreamsWanted, run_all,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     net::UnixStream,
 };
 
-use super::{Book, code, turn};
+use super::{Book, code, hook_state, record, turn};
 use crate::oci::{
     control::{self, Answer, MAX_LEN, Request},
     record::Status,
@@ -27,6 +28,8 @@ pub(super) struct Container {
     pub init: Arc<Process>,
     pub id: SandboxId,
     pub book: Arc<Mutex<Book>>,
+    /// The host's, run after the start.
+    pub poststart: Vec<Hook>,
 }
 
 /// The process that a connection has added. It has no life without its connection.
@@ -85,8 +88,19 @@ impl Container {
 
     /// Who asks next sees that it runs.
     async fn start(&self) -> Answer {
+        if let Err(error) = self.sandbox.refresh_network().await {
+            return Answer::Refused(line(&error));
+        }
         let answer = started(self.init.start().await);
-        if matches!(answer, Answer::Done) { self.turned(Status::Running) } else { answer }
+        if !matches!(answer, Answer::Done) {
+            return answer;
+        }
+        let turned = self.turned(Status::Running);
+        let state = hook_state(&record(&self.book), std::process::id() as i32);
+        for failure in run_all(Some(&self.poststart), &state).await {
+            eprintln!("securectr: {}", line(&failure));
+        }
+        turned
     }
 
     async fn pause(&self) -> Answer {

@@ -92,11 +92,15 @@ impl Mmio {
 
     /// Watches the device's descriptor as long as the device may act on it: one that stays readable would never let us rest.
     fn watch_device(&mut self, ops: &mut EventOps<'_>) {
-        let wanted = self.running && self.negotiation.is_live();
-        let Some(fd) = self.device.poll_fd().filter(|_| wanted != self.watched) else { return };
+        let may_act = self.running && self.negotiation.is_live();
+        let wanted = self.device.poll_fd().filter(|_| may_act);
+        if wanted == self.watched {
+            return;
+        }
+        let events = |fd| Events::with_data_raw(fd, DEVICE, EventSet::IN);
+        let removed = self.watched.map_or(Ok(()), |fd| ops.remove(events(fd)));
+        let changed = removed.and_then(|()| wanted.map_or(Ok(()), |fd| ops.add(events(fd))));
         self.watched = wanted;
-        let events = Events::with_data_raw(fd, DEVICE, EventSet::IN);
-        let changed = if wanted { ops.add(events) } else { ops.remove(events) };
         if let Err(error) = changed {
             self.fail("watch its descriptor", &error);
         }

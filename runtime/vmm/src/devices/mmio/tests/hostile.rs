@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::devices::{
     block::Block,
+    net::tests::fed,
     rng::Rng,
     testing::{DATA, RawDescriptor},
 };
@@ -193,11 +194,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_device_endures_any_guest(acts in prop::collection::vec(act(), 1..80), which in 0..4) {
+    fn any_device_endures_any_guest(acts in prop::collection::vec(act(), 1..80), which in 0..5) {
         match which {
             0 => endures(Echo::default(), &acts),
             1 => endures(Rng, &acts),
             2 => endures(disk(false), &acts),
+            3 => {
+                let (net, _wire) = fed();
+                endures(net, &acts);
+            }
             _ => endures(disk(true), &acts),
         }
     }

@@ -1,0 +1,170 @@
+//! The network of a sandbox: that of a namespace of the host, as a CNI plugin or Docker has prepared it.
+//!
+//! Each of its interfaces is joined to a tap: what comes in on one goes out on the other, by tc(8)'s redirection, before the
+//! namespace's own stack sees it. The guest gets the other end of the tap, and with it the interface's MAC address, addresses and
+//! routes: for the world, it is the namespace.
+//!
+//! A tap is named after the interface that it serves, so the namespace itself tells what has been done and what is to be undone.
+
+mod interfaces;
+mod joined;
+mod netlink;
+mod places;
+mod sys;
+
+use std::{
+    fs::{self, File},
+    io,
+    net::IpAddr,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    sched::{CloneFlags, setns},
+};
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use self::netlink::Netlink;
+pub(crate) use self::places::Network;
+
+#[derive(Debug, Error)]
+pub enum NetworkError {
+    #[error("open the network namespace {path}")]
+    Open { path: PathBuf, source: io::Error },
+    #[error("{0} is the host's own network, which cannot be given to a guest")]
+    Host(PathBuf),
+    #[error("another sandbox uses this network namespace")]
+    InUse,
+    #[error("enter the network namespace")]
+    Enter(#[source] io::Error),
+    #[error("read the {0} of the network namespace")]
+    Read(&'static str, #[source] io::Error),
+    #[error("{operation} for the interface {interface}")]
+    Join { operation: &'static str, interface: String, source: io::Error },
+    #[error("the interface {interface} has {property}, which a guest cannot have")]
+    Unsupported { interface: String, property: &'static str },
+    #[error("the machine has no place for the interface {0}: it was started with too few")]
+    NoPlace(String),
+    #[error("give the interface {interface} to the machine")]
+    Attach { interface: String, source: io::Error },
+}
+
+/// A network interface as the guest is to have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Interface {
+    /// In the namespace.
+    index: u32,
+    name: String,
+    mac: [u8; 6],
+    mtu: u16,
+    addresses: Vec<Prefix>,
+    /// Those without a gateway come first: the others need them.
+    routes: Vec<Route>,
+    /// Which are known for good.
+    neighbours: Vec<Neighbour>,
+}
+
+/// An address and how many bits of it are the network's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Prefix {
+    address: IpAddr,
+    length: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Route {
+    destination: Prefix,
+    gateway: Option<IpAddr>,
+    /// The address that packets come from by default.
+    source: Option<IpAddr>,
+    /// 0 is the family's own default.
+    metric: u32,
+    /// The gateway is a neighbour although no address says so.
+    on_link: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Neighbour {
+    address: IpAddr,
+    mac: [u8; 6],
+}
+
+/// A namespace whose interfaces are, or will be, a guest's. When this is dropped, the namespace is as it was. Who has it holds a
+/// flock(2) on it, which ends with the process: a namespace serves one sandbox at a time.
+#[derive(Debug)]
+struct Namespace(Arc<Flock<File>>);
+
+/// What is in the namespace now.
+#[derive(Debug)]
+struct Joined {
+    interfaces: Vec<Interface>,
+    /// For those that had none, in their order: which of the interfaces, and its tap.
+    taps: Vec<(usize, OwnedFd)>,
+    /// How many had one before.
+    had_taps: usize,
+}
+
+impl Namespace {
+    async fn open(path: &Path) -> Result<Self, NetworkError> {
+        let open_error = |source| NetworkError::Open { path: path.to_owned(), source };
+        let namespace = File::open(path).map_err(open_error)?;
+        if is_hosts(&namespace).map_err(open_error)? {
+            return Err(NetworkError::Host(path.to_owned()));
+        }
+        let locked = Flock::lock(namespace, FlockArg::LockExclusiveNonblock);
+        let namespace = Self(Arc::new(locked.map_err(|(_, errno)| match errno {
+            Errno::EWOULDBLOCK => NetworkError::InUse,
+            errno => open_error(errno.into()),
+        })?));
+        // What a sandbox has left whose process was killed.
+        inside(&namespace.0, joined::part).await?;
+        Ok(namespace)
+    }
+
+    /// Gives a tap to each interface that has none. May be asked again, for those that have appeared since.
+    async fn join(&self) -> Result<Joined, NetworkError> {
+        inside(&self.0, joined::join).await
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let namespace = Arc::clone(&self.0);
+        // A namespace that is not as it was is of no use to anybody, so there is nobody to tell.
+        let _ = thread::spawn(move || enter(&namespace, joined::part)).join();
+    }
+}
+
+/// Our own, and that of PID 1, which may be another.
+fn is_hosts(namespace: &File) -> io::Result<bool> {
+    let asked = namespace.metadata()?;
+    Ok(["/proc/self/ns/net", "/proc/1/ns/net"]
+        .iter()
+        .filter_map(|path| fs::metadata(path).ok())
+        .any(|hosts| (hosts.dev(), hosts.ino()) == (asked.dev(), asked.ino())))
+}
+
+/// Does something in the namespace, in a thread that ends with it: a thread that has been elsewhere is good for nothing else.
+async fn inside<T: Send + 'static>(
+    namespace: &Arc<Flock<File>>,
+    work: impl FnOnce(&mut Netlink) -> Result<T, NetworkError> + Send + 'static,
+) -> Result<T, NetworkError> {
+    let (done, is_done) = oneshot::channel();
+    let namespace = Arc::clone(namespace);
+    thread::Builder::new().spawn(move || done.send(enter(&namespace, work))).map_err(NetworkError::Enter)?;
+    is_done.await.unwrap_or_else(|_| Err(NetworkError::Enter(io::ErrorKind::Interrupted.into())))
+}
+
+fn enter<T>(
+    namespace: &File,
+    work: impl FnOnce(&mut Netlink) -> Result<T, NetworkError>,
+) -> Result<T, NetworkError> {
+    setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| NetworkError::Enter(errno.into()))?;
+    work(&mut Netlink::connect().map_err(NetworkError::Enter)?)
+}

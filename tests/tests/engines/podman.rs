@@ -1,0 +1,115 @@
+//! Podman, which drives the OCI command line through conmon.
+
+use std::{path::Path, process::Command, sync::OnceLock};
+
+use anyhow::{Context, Result, ensure};
+use securectr_tests::{Finished, Runtime, Started, checkout, eventually, on_each, program};
+use tempfile::TempDir;
+
+/// Podman's state for all tests here, with the busybox image in it.
+fn place() -> Result<&'static Path> {
+    static PLACE: OnceLock<TempDir> = OnceLock::new();
+    if PLACE.get().is_none() {
+        let place = tempfile::Builder::new().prefix("securectr-tests-").tempdir_in("/run")?;
+        let _ = PLACE.set(place);
+        let archive = format!("oci-archive:{}", checkout().join("target/images/busybox.tar").display());
+        let pulled = podman(Runtime::Runc, &["pull", "--quiet", &archive])?;
+        ensure!(pulled.code == 0, "{pulled:?}");
+        let tagged = podman(Runtime::Runc, &["tag", pulled.out().trim(), "busybox"])?;
+        ensure!(tagged.code == 0, "{tagged:?}");
+    }
+    PLACE.get().map(TempDir::path).context("a place")
+}
+
+fn command(runtime: Runtime, words: &[&str]) -> Result<Command> {
+    let place = place()?;
+    let runtime = match runtime {
+        Runtime::Runc => "/usr/sbin/runc".into(),
+        Runtime::Securectr => program("securectr"),
+    };
+    let mut command = Command::new("podman");
+    command.arg("--root").arg(place.join("root")).arg("--runroot").arg(place.join("run"));
+    command.args(["--cgroup-manager", "cgroupfs", "--events-backend", "file", "--storage-driver", "overlay"]);
+    command.arg("--runtime").arg(runtime).args(words);
+    Ok(command)
+}
+
+fn podman(runtime: Runtime, words: &[&str]) -> Result<Finished> {
+    Started::spawn(&mut command(runtime, words)?)?.finish(b"")
+}
+
+#[test]
+fn podman_runs_a_container_to_its_exit_code() -> Result<()> {
+    on_each(|runtime| {
+        let words =
+            ["run", "--rm", "--network", "none", "busybox", "sh", "-c", "echo out; echo err >&2; exit 7"];
+        let ran = podman(runtime, &words)?;
+        assert_eq!((ran.code, ran.out().as_str(), ran.err().as_str()), (7, "out\n", "err\n"), "{ran:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn podman_adds_processes_and_kills() -> Result<()> {
+    on_each(|runtime| {
+        let started =
+            podman(runtime, &["run", "-d", "--name", "c1", "--network", "none", "busybox", "sleep", "1000"])?;
+        assert_eq!(started.code, 0, "{started:?}");
+        let listed = podman(runtime, &["ps", "--filter", "status=running", "--format", "{{.Names}}"])?;
+        assert_eq!(listed.out(), "c1\n", "{listed:?}");
+        let exec = podman(runtime, &["exec", "c1", "sh", "-c", "cat /proc/1/comm; exit 5"])?;
+        assert_eq!((exec.code, exec.out().as_str()), (5, "sleep\n"), "{exec:?}");
+        let killed = podman(runtime, &["kill", "c1"])?;
+        assert_eq!(killed.code, 0, "{killed:?}");
+        eventually("it has ended", || {
+            Ok(podman(runtime, &["inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", "c1"])?
+                .out()
+                == "exited 137\n")
+        })?;
+        let removed = podman(runtime, &["rm", "c1"])?;
+        assert_eq!(removed.code, 0, "{removed:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn podman_tells_a_program_that_is_not_there_by_its_code() -> Result<()> {
+    on_each(|runtime| {
+        let ran = podman(runtime, &["run", "--rm", "--network", "none", "busybox", "nosuch"])?;
+        assert_eq!(ran.code, 127, "{ran:?}");
+        Ok(())
+    })
+}
+
+/// What Podman's bridge needs of a kernel that loads modules on demand only where it is told to.
+const MODULES: [&str; 9] = [
+    "bridge",
+    "veth",
+    "iptable_nat",
+    "ip6table_nat",
+    "xt_MASQUERADE",
+    "xt_comment",
+    "xt_mark",
+    "xt_conntrack",
+    "xt_addrtype",
+];
+
+#[test]
+fn a_published_port_reaches_the_containers_server() -> Result<()> {
+    let loaded = Command::new("modprobe").arg("--all").args(MODULES).status()?;
+    ensure!(loaded.success(), "modprobe");
+    on_each(|runtime| {
+        let script = "mkdir /www && echo a page >/www/index.html && exec httpd -f -p 80 -h /www";
+        let words = ["run", "-d", "--name", "web", "-p", "8080:80", "busybox", "sh", "-c", script];
+        let started = podman(runtime, &words)?;
+        assert_eq!(started.code, 0, "{started:?}");
+        eventually("the page is served", || {
+            let fetched =
+                Command::new("wget").args(["-q", "-T", "5", "-O", "-", "http://127.0.0.1:8080/"]).output()?;
+            Ok(fetched.stdout == b"a page\n")
+        })?;
+        let removed = podman(runtime, &["rm", "-f", "-t", "0", "web"])?;
+        assert_eq!(removed.code, 0, "{removed:?}");
+        Ok(())
+    })
+}
