@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{OnceLock, mpsc::channel},
     thread::{park, sleep, spawn as spawn_thread},
@@ -54,6 +54,9 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result
 /// A running containerd, whose state lies on a tmpfs: overlayfs cannot write on every file system.
 pub struct Containerd {
     place: TempDir,
+    config: PathBuf,
+    /// Where it looks for shims first.
+    programs: PathBuf,
     process: Child,
 }
 
@@ -69,14 +72,31 @@ pub fn containerd() -> Result<&'static Containerd> {
 impl Containerd {
     /// Starts it, and gives it the busybox image. It dies with this process.
     pub fn start() -> Result<Self> {
-        let place = tempfile::Builder::new().prefix("securectr-tests-").tempdir_in("/run")?;
-        let config = format!(
-            "version = 2\nroot = \"{0}/root\"\nstate = \"{0}/state\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
-             [grpc]\naddress = \"{0}/sock\"\n",
-            place.path().display()
-        );
-        fs::write(place.path().join("config.toml"), config)?;
-        let mut containerd = Self { process: spawn(place.path())?, place };
+        let place = Self::new_place()?;
+        let config = place.path().join("config.toml");
+        let no_cri = "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n";
+        fs::write(&config, format!("{no_cri}{}", Self::places(place.path())))?;
+        let programs = program("securectr").with_file_name("");
+        Self::start_by(place, config, programs)
+    }
+
+    /// A directory for what it needs while it runs.
+    pub fn new_place() -> Result<TempDir> {
+        Ok(tempfile::Builder::new().prefix("securectr-tests-").tempdir_in("/run")?)
+    }
+
+    /// The part of its configuration that says where it keeps things.
+    pub fn places(place: &Path) -> String {
+        format!(
+            "root = \"{0}/root\"\nstate = \"{0}/state\"\n[grpc]\naddress = \"{0}/sock\"\n",
+            place.display()
+        )
+    }
+
+    /// Starts one by a configuration that has the place's [`Containerd::places`].
+    pub fn start_by(place: TempDir, config: PathBuf, programs: PathBuf) -> Result<Self> {
+        let mut containerd =
+            Self { process: spawn(place.path(), &config, &programs)?, place, config, programs };
         containerd.wait_until_it_answers()?;
         let archive = checkout().join("target/images/busybox.tar");
         let imported = containerd.ctr(["image", "import", "--base-name", IMAGE, path(&archive)?])?;
@@ -103,7 +123,7 @@ impl Containerd {
 
     /// Starts it again after [`Containerd::kill`], with the state that it had.
     pub fn start_again(&mut self) -> Result<()> {
-        self.process = spawn(self.place.path())?;
+        self.process = spawn(self.place.path(), &self.config, &self.programs)?;
         self.wait_until_it_answers()
     }
 
@@ -207,15 +227,13 @@ fn image_name() -> String {
     format!("{IMAGE}:latest")
 }
 
-fn spawn(place: &Path) -> Result<Child> {
+fn spawn(place: &Path, config: &Path, programs: &Path) -> Result<Child> {
     let log = File::options().create(true).append(true).open(place.join("log"))?;
     let path = std::env::var("PATH")?;
-    let programs = program("securectr");
-    let programs = programs.parent().unwrap_or(Path::new("/"));
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", "containerd", "--config"])
-        .arg(place.join("config.toml"))
+        .arg(config)
         .env("PATH", format!("{}:{path}", programs.display()))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

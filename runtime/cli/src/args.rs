@@ -8,7 +8,7 @@ use std::{
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use securectr_sandbox::SandboxId;
 
-use crate::oci;
+use crate::{install, oci};
 
 /// Run containers, each in a microVM with a kernel of its own
 #[derive(Debug, Parser)]
@@ -48,6 +48,10 @@ pub(crate) enum Command {
     Run(Box<Run>),
     /// Say whether this machine can run securectr, by booting a guest
     Check(Check),
+    /// Make this runtime known to the container engines of this machine [default: those that are found]
+    Install(install::Install),
+    /// Take back what install did
+    Uninstall(install::Setup),
     #[command(flatten)]
     Oci(oci::Verb),
 }

@@ -13,33 +13,35 @@ const MEMORY_MIB: u32 = 128;
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
-struct Finding {
-    what: &'static str,
-    ok: bool,
-    detail: String,
+pub(crate) struct Finding {
+    pub what: &'static str,
+    pub ok: bool,
+    pub detail: String,
     /// What to do about it; empty when it is well.
-    advice: &'static str,
+    pub advice: &'static str,
+}
+
+impl Finding {
+    pub(crate) fn print(&self) {
+        let mark = if self.ok { "ok  " } else { "FAIL" };
+        println!("{mark} {}: {}", self.what, self.detail);
+        if !self.ok {
+            println!("     {}", self.advice);
+        }
+    }
 }
 
 pub(crate) fn check(check: &Check, global: &Global) -> Result<u8> {
     let findings = findings(global)?;
     match check.format {
         LogFormat::Json => println!("{}", serde_json::to_string_pretty(&findings)?),
-        LogFormat::Text => {
-            for finding in &findings {
-                let mark = if finding.ok { "ok  " } else { "FAIL" };
-                println!("{mark} {}: {}", finding.what, finding.detail);
-                if !finding.ok {
-                    println!("     {}", finding.advice);
-                }
-            }
-        }
+        LogFormat::Text => findings.iter().for_each(Finding::print),
     }
     Ok(u8::from(!findings.iter().all(|finding| finding.ok)))
 }
 
 /// Each finding needs those before it: the first failure is the last finding.
-fn findings(global: &Global) -> Result<Vec<Finding>> {
+pub(crate) fn findings(global: &Global) -> Result<Vec<Finding>> {
     let state = StateRoot::open()?;
     let mut findings = Vec::new();
     let installation = match Installation::find() {

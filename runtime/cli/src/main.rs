@@ -7,6 +7,7 @@ mod args;
 mod bundle;
 mod capabilities;
 mod check;
+mod install;
 mod oci;
 mod paths;
 mod progress;
@@ -42,6 +43,8 @@ fn main() -> ExitCode {
     let result = match &args.command {
         Command::Run(run) => run::run(run, &args.global, &report),
         Command::Check(check) => check::check(check, &args.global),
+        Command::Install(options) => install::install(options, &args.global),
+        Command::Uninstall(options) => install::uninstall(options),
         Command::Oci(verb) => oci::act(verb, &args.global),
     };
     match result {

@@ -3,5 +3,6 @@
 mod ctr;
 mod docker;
 mod faults;
+mod install;
 mod oci;
 mod podman;
