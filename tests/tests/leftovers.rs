@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    io::{self, Write},
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -70,6 +71,9 @@ fn no_way_to_end_leaves_anything() -> Result<()> {
     for n in 0..200 {
         let finished = true_in_busybox()?.finish(b"")?;
         assert_eq!(finished.code, 0, "start {n} of 200: {finished:?}");
+        if n % 20 == 0 {
+            writeln!(io::stderr(), "start {n} of 200")?;
+        }
     }
     wait_for(&before)?;
 

@@ -23,7 +23,7 @@ use kvm_ioctls::Kvm;
 use crate::assets::Assets;
 use crate::job::{Job, TerminalSize};
 use crate::qemu::Machine;
-use crate::session::Session;
+use crate::session::{Limits, Session};
 
 /// The test host's own failure, as with `docker run`.
 const FAILURE: u8 = 125;
@@ -55,6 +55,9 @@ enum Verb {
         /// Kill the test host after this time
         #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
         timeout: u64,
+        /// Kill the test host when the command says nothing for this time
+        #[arg(long, value_name = "SECONDS", default_value_t = ONE_DAY_S)]
+        silence: u64,
         #[arg(last = true, required = true, value_name = "COMMAND")]
         command: Vec<OsString>,
     },
@@ -107,10 +110,14 @@ fn act(cli: Cli) -> Result<u8> {
             println!("kernel {}", Assets::obtain()?.release());
             Ok(0)
         }
-        Verb::Run { options, timeout, command } => in_test_host(&options, command, None, timeout),
+        Verb::Run { options, timeout, silence, command } => {
+            let limits = Limits { timeout: seconds(timeout), silence: seconds(silence) };
+            in_test_host(&options, command, None, limits)
+        }
         Verb::Shell { options } => {
             let shell = env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
-            in_test_host(&options, vec![shell], Some(terminal_size()?), ONE_DAY_S)
+            let limits = Limits { timeout: seconds(ONE_DAY_S), silence: seconds(ONE_DAY_S) };
+            in_test_host(&options, vec![shell], Some(terminal_size()?), limits)
         }
         Verb::HoldVm => hold_vm(),
     }
@@ -130,7 +137,7 @@ fn in_test_host(
     options: &Options,
     command: Vec<OsString>,
     terminal: Option<TerminalSize>,
-    timeout_s: u64,
+    limits: Limits,
 ) -> Result<u8> {
     let shares = options.share.iter().map(|dir| existing(dir)).collect::<Result<Vec<_>>>()?;
     let job = Job {
@@ -153,7 +160,11 @@ fn in_test_host(
         initrd: initrd::build(&assets, &job)?,
         terminal: terminal.is_some(),
     };
-    Session { timeout: Duration::from_secs(timeout_s), verbose: options.verbose }.run(&machine)
+    Session { limits, verbose: options.verbose }.run(&machine)
+}
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
 }
 
 fn existing(path: &Path) -> Result<PathBuf> {

@@ -1,10 +1,11 @@
 //! One job in one emulated machine, from its boot to the command's exit code.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,16 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::console::Console;
 use crate::qemu::{Channels, Machine};
 
-pub(crate) struct Session {
+/// How long a command may take.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
     pub(crate) timeout: Duration,
+    /// Without a word.
+    pub(crate) silence: Duration,
+}
+
+pub(crate) struct Session {
+    pub(crate) limits: Limits,
     pub(crate) verbose: bool,
 }
 
@@ -42,12 +51,13 @@ impl Session {
         let Channels { control, stdout, stderr, console } = channels;
         let console = Console::read(console, self.verbose);
         let (sender, reports) = mpsc::channel();
+        let last_word = Arc::new(Mutex::new(start));
         let outputs = [
-            relay(stdout, unbuffered(io::stdout())?, sender.clone()),
-            relay(stderr, unbuffered(io::stderr())?, sender.clone()),
+            relay(stdout, unbuffered(io::stdout())?, sender.clone(), Arc::clone(&last_word)),
+            relay(stderr, unbuffered(io::stderr())?, sender.clone(), Arc::clone(&last_word)),
         ];
         receive(control, sender);
-        let outcome = self.outcome(&reports, start);
+        let outcome = self.outcome(&reports, start, &last_word);
         let status = qemu.stop()?;
         for output in outputs {
             let _ = output.join();
@@ -56,7 +66,8 @@ impl Session {
             Outcome::Exited(code) => return Ok(code),
             Outcome::Unread => return Ok(KILLED_BY_SIGPIPE),
             Outcome::Failed(message) => bail!("{message}"),
-            Outcome::TimedOut => format!("the command took longer than {} s", self.timeout.as_secs()),
+            Outcome::TimedOut => format!("the command took longer than {} s", self.limits.timeout.as_secs()),
+            Outcome::Silent => format!("the command said nothing for {} s", self.limits.silence.as_secs()),
             Outcome::Gone => format!("QEMU ended before the command did: {status}"),
         };
         let tail = console.tail();
@@ -64,10 +75,15 @@ impl Session {
         Err(anyhow!("{cause}; its console ended with\n{}", tail.lines()))
     }
 
-    fn outcome(&self, reports: &Receiver<Report>, start: Instant) -> Outcome {
+    fn outcome(&self, reports: &Receiver<Report>, start: Instant, last_word: &Mutex<Instant>) -> Outcome {
         loop {
-            let left = self.timeout.saturating_sub(start.elapsed());
-            match reports.recv_timeout(left) {
+            let left = self.limits.timeout.saturating_sub(start.elapsed());
+            let silence = last_word.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+            let silence_left = self.limits.silence.saturating_sub(silence);
+            match reports.recv_timeout(left.min(silence_left)) {
+                Err(RecvTimeoutError::Timeout) if left.is_zero() => return Outcome::TimedOut,
+                Err(RecvTimeoutError::Timeout) if silence_left.is_zero() => return Outcome::Silent,
+                Err(RecvTimeoutError::Timeout) => {}
                 Ok(Report::Started) if self.verbose => {
                     eprintln!("test-host: up after {:.1} s", start.elapsed().as_secs_f32());
                 }
@@ -76,7 +92,6 @@ impl Session {
                 Ok(Report::Unread) => return Outcome::Unread,
                 Ok(Report::Failed(message)) => return Outcome::Failed(message),
                 Ok(Report::Gone) | Err(RecvTimeoutError::Disconnected) => return Outcome::Gone,
-                Err(RecvTimeoutError::Timeout) => return Outcome::TimedOut,
             }
         }
     }
@@ -88,6 +103,7 @@ enum Outcome {
     Failed(String),
     Gone,
     TimedOut,
+    Silent,
 }
 
 /// What a command writes shows at once, also without the end of its line.
@@ -101,11 +117,19 @@ fn relay(
     mut from: UnixStream,
     mut to: impl io::Write + Send + 'static,
     reports: Sender<Report>,
+    last_word: Arc<Mutex<Instant>>,
 ) -> JoinHandle<()> {
     thread::spawn(move || {
-        if io::copy(&mut from, &mut to).and_then(|_| to.flush()).is_err() {
-            // Nobody listens once the session has its outcome.
-            let _ = reports.send(Report::Unread);
+        let mut buffer = [0; 1 << 16];
+        // Not `io::copy`: from a socket to a pipe that is splice(2), which was seen to hold back what it has until the end.
+        while let Ok(len @ 1..) = from.read(&mut buffer) {
+            *last_word.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            let piece = buffer.get(..len).unwrap_or_default();
+            if to.write_all(piece).and_then(|()| to.flush()).is_err() {
+                // Nobody listens once the session has its outcome.
+                let _ = reports.send(Report::Unread);
+                return;
+            }
         }
     })
 }
@@ -149,7 +173,7 @@ mod tests {
         let (reader, caller) = UnixStream::pair().unwrap();
         drop(reader);
         let (sender, reports) = mpsc::channel();
-        let output = relay(ours, caller, sender);
+        let output = relay(ours, caller, sender, Arc::new(Mutex::new(Instant::now())));
         io::Write::write_all(&mut machine, b"text").unwrap();
         assert_eq!(reports.recv().unwrap(), Report::Unread);
         output.join().unwrap();

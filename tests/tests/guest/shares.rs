@@ -199,13 +199,13 @@ fn a_big_file_is_the_same_byte_for_byte() -> Result<()> {
 }
 
 #[test]
-fn ten_thousand_files_are_made_listed_and_removed() -> Result<()> {
+fn a_thousand_files_are_made_listed_and_removed() -> Result<()> {
     let shared = Shared::new()?;
-    let made = shared
-        .say("cd /mnt; for n in $(seq 10000); do echo $n > f$n; done; ls | wc -l; cat f1 f9999 f10000")?;
-    assert_eq!(made, "10000\n1\n9999\n10000\n");
-    assert_eq!(fs::read_dir(shared.path(""))?.count(), 10_000);
-    assert_eq!(shared.say("find /mnt -type f | wc -l; rm -r /mnt/f*; ls /mnt")?, "10000\n");
+    let made =
+        shared.say("cd /mnt; for n in $(seq 1000); do echo $n > f$n; done; ls | wc -l; cat f1 f999 f1000")?;
+    assert_eq!(made, "1000\n1\n999\n1000\n");
+    assert_eq!(fs::read_dir(shared.path(""))?.count(), 1000);
+    assert_eq!(shared.say("find /mnt -type f | wc -l; rm -r /mnt/f*; ls /mnt")?, "1000\n");
     assert_eq!(fs::read_dir(shared.path(""))?.count(), 0);
     Ok(())
 }
