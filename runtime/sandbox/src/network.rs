@@ -13,12 +13,13 @@ mod places;
 mod sys;
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     net::IpAddr,
     os::{fd::OwnedFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     thread,
 };
 
@@ -95,10 +96,16 @@ struct Neighbour {
     mac: [u8; 6],
 }
 
-/// A namespace whose interfaces are, or will be, a guest's. When this is dropped, the namespace is as it was. Who has it holds a
-/// flock(2) on it, which ends with the process: a namespace serves one sandbox at a time.
+/// A namespace whose interfaces are, or will be, a guest's. When this is dropped, the namespace is as it was.
 #[derive(Debug)]
-struct Namespace(Arc<Flock<File>>);
+struct Namespace {
+    /// Locked by flock(2), which ends with the process: a namespace serves one sandbox at a time.
+    file: Arc<Flock<File>>,
+    /// Indices of the interfaces that have, or had, a tap: a tap goes with the VMM, and leaves the redirection to it behind.
+    served: Served,
+}
+
+type Served = Arc<Mutex<BTreeSet<u32>>>;
 
 /// What is in the namespace now.
 #[derive(Debug)]
@@ -118,26 +125,39 @@ impl Namespace {
             return Err(NetworkError::Host(path.to_owned()));
         }
         let locked = Flock::lock(namespace, FlockArg::LockExclusiveNonblock);
-        let namespace = Self(Arc::new(locked.map_err(|(_, errno)| match errno {
+        let file = locked.map_err(|(_, errno)| match errno {
             Errno::EWOULDBLOCK => NetworkError::InUse,
             errno => open_error(errno.into()),
-        })?));
+        })?;
+        let namespace = Self { file: Arc::new(file), served: Served::default() };
         // What a sandbox has left whose process was killed.
-        inside(&namespace.0, joined::part).await?;
+        namespace.inside(joined::part).await?;
         Ok(namespace)
     }
 
     /// Gives a tap to each interface that has none. May be asked again, for those that have appeared since.
     async fn join(&self) -> Result<Joined, NetworkError> {
-        inside(&self.0, joined::join).await
+        self.inside(joined::join).await
+    }
+
+    /// Does something in the namespace, in a thread that ends with it: a thread that has been elsewhere is good for nothing else.
+    async fn inside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Netlink, &Served) -> Result<T, NetworkError> + Send + 'static,
+    ) -> Result<T, NetworkError> {
+        let (done, is_done) = oneshot::channel();
+        let (file, served) = (Arc::clone(&self.file), Arc::clone(&self.served));
+        let thread = thread::Builder::new().spawn(move || done.send(enter(&file, &served, work)));
+        thread.map_err(NetworkError::Enter)?;
+        is_done.await.unwrap_or_else(|_| Err(NetworkError::Enter(io::ErrorKind::Interrupted.into())))
     }
 }
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let namespace = Arc::clone(&self.0);
+        let (file, served) = (Arc::clone(&self.file), Arc::clone(&self.served));
         // A namespace that is not as it was is of no use to anybody, so there is nobody to tell.
-        let _ = thread::spawn(move || enter(&namespace, joined::part)).join();
+        let _ = thread::spawn(move || enter(&file, &served, joined::part)).join();
     }
 }
 
@@ -150,21 +170,11 @@ fn is_hosts(namespace: &File) -> io::Result<bool> {
         .any(|hosts| (hosts.dev(), hosts.ino()) == (asked.dev(), asked.ino())))
 }
 
-/// Does something in the namespace, in a thread that ends with it: a thread that has been elsewhere is good for nothing else.
-async fn inside<T: Send + 'static>(
-    namespace: &Arc<Flock<File>>,
-    work: impl FnOnce(&mut Netlink) -> Result<T, NetworkError> + Send + 'static,
-) -> Result<T, NetworkError> {
-    let (done, is_done) = oneshot::channel();
-    let namespace = Arc::clone(namespace);
-    thread::Builder::new().spawn(move || done.send(enter(&namespace, work))).map_err(NetworkError::Enter)?;
-    is_done.await.unwrap_or_else(|_| Err(NetworkError::Enter(io::ErrorKind::Interrupted.into())))
-}
-
 fn enter<T>(
     namespace: &File,
-    work: impl FnOnce(&mut Netlink) -> Result<T, NetworkError>,
+    served: &Served,
+    work: impl FnOnce(&mut Netlink, &Served) -> Result<T, NetworkError>,
 ) -> Result<T, NetworkError> {
     setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| NetworkError::Enter(errno.into()))?;
-    work(&mut Netlink::connect().map_err(NetworkError::Enter)?)
+    work(&mut Netlink::connect().map_err(NetworkError::Enter)?, served)
 }

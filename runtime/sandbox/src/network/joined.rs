@@ -1,6 +1,6 @@
 //! Interfaces and their taps. All here is done in the namespace.
 
-use std::{io, os::fd::OwnedFd};
+use std::{io, os::fd::OwnedFd, sync::PoisonError};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
@@ -13,7 +13,7 @@ use netlink_packet_route::{
     },
 };
 
-use super::{Interface, Joined, NetworkError, interfaces, netlink::Netlink, sys};
+use super::{Interface, Joined, NetworkError, Served, interfaces, netlink::Netlink, sys};
 
 /// Our taps are called this and the index of the interface that they serve.
 const TAP_PREFIX: &str = "sctr";
@@ -24,13 +24,14 @@ const INGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0 };
 /// Of all protocols, as tc_filter's header wants it: ETH_P_ALL in network order, below a priority.
 const ALL_PROTOCOLS: u32 = (1 << 16) | (libc::ETH_P_ALL as u16).to_be() as u32;
 
-pub(super) fn join(netlink: &mut Netlink) -> Result<Joined, NetworkError> {
+pub(super) fn join(netlink: &mut Netlink, served: &Served) -> Result<Joined, NetworkError> {
     let links = interfaces::links(netlink)?;
     let taps = taps(&links);
     let interfaces = interfaces::read(netlink, &links, |index| taps.iter().all(|tap| tap.index != index))?;
     let mut joined = Joined { interfaces, taps: Vec::new(), had_taps: taps.len() };
     for (place, interface) in joined.interfaces.iter().enumerate() {
         if taps.iter().all(|tap| tap.serves != interface.index) {
+            served.lock().unwrap_or_else(PoisonError::into_inner).insert(interface.index);
             joined.taps.push((place, join_one(netlink, interface)?));
         }
     }
@@ -38,9 +39,14 @@ pub(super) fn join(netlink: &mut Netlink) -> Result<Joined, NetworkError> {
 }
 
 /// Takes all taps away, and the redirection from the interfaces that had them. What is gone already is gone.
-pub(super) fn part(netlink: &mut Netlink) -> Result<(), NetworkError> {
-    for tap in taps(&interfaces::links(netlink)?) {
-        let _ = remove_ingress(netlink, tap.serves);
+pub(super) fn part(netlink: &mut Netlink, served: &Served) -> Result<(), NetworkError> {
+    let mut redirected = std::mem::take(&mut *served.lock().unwrap_or_else(PoisonError::into_inner));
+    let taps = taps(&interfaces::links(netlink)?);
+    redirected.extend(taps.iter().map(|tap| tap.serves));
+    for index in redirected {
+        let _ = remove_ingress(netlink, index);
+    }
+    for tap in taps {
         let mut link = LinkMessage::default();
         link.header.index = tap.index;
         let _ = netlink.change(RouteNetlinkMessage::DelLink(link), 0);
