@@ -83,7 +83,9 @@ pub(crate) struct Client(UnixStream);
 
 impl Client {
     pub(crate) fn connect(place: &Place) -> Result<Self> {
-        let stream = UnixStream::connect(place.socket()).map_err(|_| anyhow!("container not running"))?;
+        let stream = place
+            .with_socket(|path| UnixStream::connect(path))
+            .map_err(|_| anyhow!("container not running"))?;
         Ok(Self(stream))
     }
 

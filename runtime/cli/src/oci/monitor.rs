@@ -15,8 +15,8 @@ use oci_spec::runtime::{Hooks, Spec};
 use rustix::process::setsid;
 use securectr_sandbox::{
     Anchor, Bundle, ContainerPlan, Disks, Exit, ExitStatus, HookState, Host, Installation, MachinePlan,
-    Process, ProcessName, Reach, RootSource, Sandbox, Settings, StateRoot, Streams, StreamsWanted, Writable,
-    container, find_program, network_source, run_before_create,
+    Process, ProcessName, Reach, RootSource, Sandbox, Scope, Settings, StateRoot, Streams, StreamsWanted,
+    Writable, container, find_program, network_source, run_before_create,
 };
 use tokio::{net::UnixListener, task::JoinSet, time::timeout};
 
@@ -128,7 +128,8 @@ async fn make(args: &Monitor, records: &Records, global: &Global) -> Result<Watc
     let streams = sandbox.create(&plan, wanted).await?;
     let init = Process::watch(Arc::clone(&sandbox), ProcessName::init(&plan.id));
     let output = join(streams, console.as_ref())?;
-    let listener = UnixListener::bind(book.place.socket()).context("listen on the monitor's socket")?;
+    let listener =
+        book.place.with_socket(|path| UnixListener::bind(path)).context("listen on the monitor's socket")?;
     book.turn(Status::Created)?;
     let book = Arc::new(Mutex::new(book));
     Ok(Watched { sandbox, plan, init, output, console, listener, hooks, _anchor: anchor, book })
@@ -172,7 +173,8 @@ fn plan(args: &Monitor, bundle: &Path, spec: Spec) -> Result<ContainerPlan> {
     let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
     let writable = if read_only { Writable::Nothing } else { Writable::InPlace };
     let root = RootSource::Directory(record.rootfs);
-    Ok(container(args.id.clone(), Bundle { spec, root, writable, files: Vec::new() })?)
+    let scope = Scope::alone(&spec);
+    Ok(container(args.id.clone(), Bundle { spec, root, writable, scope, files: Vec::new() })?)
 }
 
 /// To a terminal of ours, or to our standard streams.

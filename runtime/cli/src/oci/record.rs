@@ -6,7 +6,7 @@ use std::{
     env,
     fs::{self, DirBuilder, File},
     io,
-    os::unix::fs::DirBuilderExt,
+    os::{fd::AsRawFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
 };
 
@@ -119,9 +119,11 @@ impl Records {
 pub(crate) struct Place(PathBuf);
 
 impl Place {
-    /// The monitor's socket.
-    pub(crate) fn socket(&self) -> PathBuf {
-        self.0.join("control.sock")
+    /// Does something with the monitor's socket, by a path that is short: an address has 107 bytes at most (unix(7)), and Docker's
+    /// directories are longer.
+    pub(crate) fn with_socket<T>(&self, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+        let directory = File::open(&self.0)?;
+        act(Path::new(&format!("/proc/self/fd/{}/control.sock", directory.as_raw_fd())))
     }
 
     /// Claims the container for this process, for as long as the file is open.
@@ -166,6 +168,8 @@ impl Place {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
     use super::*;
 
     fn record() -> Record {
@@ -190,6 +194,15 @@ mod tests {
         assert_eq!(place.read().unwrap(), record());
         drop(claim);
         assert_eq!(place.read().unwrap().status, Status::Stopped);
+    }
+
+    #[test]
+    fn a_socket_may_lie_deep() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records(directory.path().join("x".repeat(120)));
+        let place = records.create(&"web".parse().unwrap()).unwrap();
+        let _listener = place.with_socket(|path| UnixListener::bind(path)).unwrap();
+        assert!(place.with_socket(|path| UnixStream::connect(path)).is_ok());
     }
 
     #[test]
