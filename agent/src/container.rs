@@ -9,6 +9,7 @@ mod failure;
 mod files;
 mod hooks;
 mod mounts;
+mod pod;
 mod process;
 mod root;
 mod rootfs;
@@ -31,6 +32,7 @@ use tokio::time::timeout;
 
 pub(crate) use channel::{ChannelError, NotExecuted};
 pub(crate) use files::GivenFile;
+pub(crate) use pod::PodPlan;
 pub(crate) use rootfs::{Lower, RootfsPlan, STAGES, Upper};
 
 use crate::{

@@ -170,7 +170,7 @@ fn absolute_path(property: &'static str, path: String) -> Result<String, PlanErr
 }
 
 /// As sysctl(8) reads it: dots part the words, unless the first separator is a slash; then slashes do.
-fn sysctl((key, value): (String, String)) -> Result<(String, String), PlanError> {
+pub(crate) fn sysctl((key, value): (String, String)) -> Result<(String, String), PlanError> {
     let by_slashes = key.find(['.', '/']).is_some_and(|at| key.get(at..).is_some_and(|k| k.starts_with('/')));
     let path = if by_slashes {
         key.clone()

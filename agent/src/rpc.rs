@@ -8,16 +8,18 @@ use rustix::process::Signal;
 use securectr_protocol::{
     agent::{
         ConfigureNetworkRequest, ContainerRequest, CreateRequest, CreateResponse, DeleteRequest, Empty,
-        ExecRequest, File, LaunchFailure, PidsResponse, ProcessId, ProcessInfo, ResizeRequest, Rootfs,
-        ShutdownRequest, SignalRequest, StartRequest, StartResponse, StatsResponse, Stdio, UpdateRequest,
-        WaitOomRequest, WaitOomResponse, WaitRequest, WaitResponse, rootfs,
+        ExecRequest, File, LaunchFailure, MakePodRequest, PidsResponse, ProcessId, ProcessInfo,
+        ResizeRequest, Rootfs, ShutdownRequest, SignalRequest, StartRequest, StartResponse, StatsResponse,
+        Stdio, UpdateRequest, WaitOomRequest, WaitOomResponse, WaitRequest, WaitResponse, rootfs,
     },
     agent_ttrpc::Agent,
 };
 use ttrpc::{Code, asynchronous::TtrpcContext, get_status};
 
 use crate::{
-    container::{ContainerError, Containers, GivenFile, Lower, NotExecuted, ProcessName, RootfsPlan, Upper},
+    container::{
+        ContainerError, Containers, GivenFile, Lower, NotExecuted, PodPlan, ProcessName, RootfsPlan, Upper,
+    },
     cpus::Cpus,
     init, network,
     plan::{self, WindowSize},
@@ -41,6 +43,16 @@ type Answer<T> = ttrpc::Result<T>;
 impl Agent for Service {
     async fn configure_network(&self, _: &TtrpcContext, request: ConfigureNetworkRequest) -> Answer<Empty> {
         network::configure(&request.interfaces).map(|()| Empty::default()).map_err(|error| refusal(&error))
+    }
+
+    async fn make_pod(&self, _: &TtrpcContext, request: MakePodRequest) -> Answer<Empty> {
+        to_its_end(async move {
+            let MakePodRequest { hostname, sysctls, shm_bytes, .. } = request;
+            let plan =
+                PodPlan::new(hostname, sysctls, shm_bytes).map_err(|error| invalid(init::line(&error)))?;
+            plan.make().await.map(|()| Empty::default()).map_err(|error| refusal(&error))
+        })
+        .await
     }
 
     async fn create(&self, _: &TtrpcContext, request: CreateRequest) -> Answer<CreateResponse> {

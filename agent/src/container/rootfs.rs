@@ -31,7 +31,7 @@ use crate::plan::{Attributes, Propagation};
 pub(crate) const STAGES: [&str; 4] = [IMAGE, UPPER, ROOT, FILES];
 const IMAGE: &str = "/run/securectr/image";
 const UPPER: &str = "/run/securectr/upper";
-const ROOT: &str = "/run/securectr/root";
+pub(super) const ROOT: &str = "/run/securectr/root";
 pub(super) const FILES: &str = "/run/securectr/files";
 
 /// For the mount points of a root that stays read-only, in bytes.

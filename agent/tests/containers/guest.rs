@@ -1,14 +1,14 @@
 //! Stands for the host: an agent on the other end of a socket pair, and an image of Debian's busybox.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{collections::HashMap, fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use securectr_agent::Streams;
 use securectr_protocol::{
     agent::{
-        ContainerRequest, CreateRequest, DeleteRequest, Empty, ExecRequest, LaunchFailure, PidsResponse,
-        ProcessId, ResizeRequest, Rootfs, SignalRequest, StartRequest, StatsResponse, Stdio, UpdateRequest,
-        WaitOomRequest, WaitRequest, WaitResponse,
+        ContainerRequest, CreateRequest, DeleteRequest, Empty, ExecRequest, LaunchFailure, MakePodRequest,
+        PidsResponse, ProcessId, ResizeRequest, Rootfs, SignalRequest, StartRequest, StatsResponse, Stdio,
+        UpdateRequest, WaitOomRequest, WaitRequest, WaitResponse,
         rootfs::{Lower, Upper},
     },
     agent_ttrpc::AgentClient,
@@ -76,6 +76,17 @@ impl Guest {
         }
         let running = Running { id: ProcessId::default(), pid: 0, stdin: Some(stdin), stdout, stderr };
         Ok((stdio, running))
+    }
+
+    pub(crate) async fn make_pod(
+        &self,
+        hostname: &str,
+        sysctls: HashMap<String, String>,
+        shm_bytes: u64,
+    ) -> Result<Empty> {
+        let hostname = hostname.to_owned();
+        let request = MakePodRequest { hostname, sysctls, shm_bytes, ..Default::default() };
+        Ok(self.client.make_pod(limit(), &request).await?)
     }
 
     pub(crate) async fn create(&mut self, spec: &Value) -> Result<Running> {

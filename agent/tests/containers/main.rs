@@ -18,6 +18,7 @@ macro_rules! scenarios {
 // After the macro, which they use.
 mod control;
 mod guest;
+mod pod;
 mod scenarios;
 
 /// Scenarios whose names hold the first argument, or all.
@@ -27,8 +28,11 @@ fn main() -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let mut guest = Guest::prepare().await.context("prepare a place for containers")?;
         let mut failed = 0;
-        for (name, scenario) in
-            scenarios::ALL.iter().chain(control::ALL).filter(|(name, _)| name.contains(&wanted))
+        for (name, scenario) in scenarios::ALL
+            .iter()
+            .chain(control::ALL)
+            .chain(pod::ALL)
+            .filter(|(name, _)| name.contains(&wanted))
         {
             match scenario(&mut guest).await {
                 Ok(()) => println!("test {name} ... ok"),

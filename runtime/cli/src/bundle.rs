@@ -4,7 +4,7 @@ use std::{collections::HashMap, env, ffi::OsString};
 
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, Mount, Process, Spec, User as SpecUser};
 use securectr_image::{ImageConfig, User};
-use securectr_sandbox::{Bundle, GivenFile, RootSource, SandboxId, Writable};
+use securectr_sandbox::{Bundle, GivenFile, RootSource, SandboxId, Scope, Writable};
 use thiserror::Error;
 
 use crate::{
@@ -59,7 +59,9 @@ pub(crate) fn bundle(source: &Source<'_>) -> Result<Bundle, BundleError> {
         run if run.in_place => Writable::InPlace,
         _ => Writable::Disk,
     };
-    Ok(Bundle { spec: spec(source, hostname)?, root: source.root.clone(), writable, files })
+    let spec = spec(source, hostname)?;
+    let scope = Scope::alone(&spec);
+    Ok(Bundle { spec, root: source.root.clone(), writable, scope, files })
 }
 
 /// The names that a container without a network knows: its own.

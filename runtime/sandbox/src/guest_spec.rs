@@ -1,13 +1,15 @@
 //! A spec that was written for a host, as it is to be carried out in a guest. Pure.
 //!
-//! What names something of the host by a path has no meaning there: namespaces that a container shares with its pod are those of
-//! the guest itself, which is the pod; host cgroups and the host's hooks are for the host.
+//! What names something of the host by a path has no meaning there: namespaces that a container shares with its pod are the guest's
+//! own ones of that pod; host cgroups and the host's hooks are for the host.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Hooks, LinuxNamespace, LinuxNamespaceType, Spec};
 
-use crate::PlanError;
+use securectr_protocol::POD;
+
+use crate::{PlanError, Scope};
 
 /// Where a container's network comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +40,7 @@ fn has_hooks_before_create(hooks: &Hooks) -> bool {
     hooks.prestart().iter().chain(hooks.create_runtime()).any(|hooks| !hooks.is_empty())
 }
 
-pub(crate) fn adapt(spec: &mut Spec) -> Result<(), PlanError> {
+pub(crate) fn adapt(spec: &mut Spec, scope: Scope) -> Result<(), PlanError> {
     let is_wired = network_source(spec) == Ok(NetworkSource::Hooks);
     let in_guest = spec.hooks().as_ref().map(hooks_of_guest);
     spec.set_hooks(in_guest);
@@ -48,20 +50,35 @@ pub(crate) fn adapt(spec: &mut Spec) -> Result<(), PlanError> {
     }
     let Some(linux) = spec.linux_mut() else { return Ok(()) };
     linux.set_cgroups_path(None).set_mount_label(None);
-    let Some(namespaces) = linux.namespaces_mut() else { return Ok(()) };
-    let joins = |kind: LinuxNamespaceType| {
-        move |namespace: &LinuxNamespace| namespace.typ() == kind && has_path(namespace)
+    let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+    if namespaces.iter().all(|namespace| namespace.typ() != LinuxNamespaceType::Pid) {
+        // The guest's own would show the agent.
+        return Err(PlanError::Unsupported("the host's pid namespace"));
+    }
+    for namespace in namespaces.iter_mut().filter(|namespace| has_path(namespace)) {
+        match (namespace.typ(), scope) {
+            (LinuxNamespaceType::Mount, _) => {
+                return Err(PlanError::Unsupported("a mount namespace of another container"));
+            }
+            (LinuxNamespaceType::Pid, Scope::Alone { .. }) => {
+                return Err(PlanError::Unsupported("a pid namespace of another container"));
+            }
+            (
+                kind @ (LinuxNamespaceType::Pid | LinuxNamespaceType::Ipc | LinuxNamespaceType::Uts),
+                Scope::Pod,
+            ) => {
+                namespace.set_path(Some(Path::new(POD).join(kind.to_string())));
+            }
+            _ => {}
+        }
+    }
+    // The guest's own network is the one that was made for it. Other namespaces that are not the pod's are the guest's, too.
+    let is_guests = |one: &LinuxNamespace| match one.path().as_ref().filter(|_| has_path(one)) {
+        Some(path) => !path.starts_with(POD),
+        None => is_wired && one.typ() == LinuxNamespaceType::Network,
     };
-    if namespaces.iter().any(joins(LinuxNamespaceType::Pid)) {
-        return Err(PlanError::Unsupported("a pid namespace of another container"));
-    }
-    if namespaces.iter().any(joins(LinuxNamespaceType::Mount)) {
-        return Err(PlanError::Unsupported("a mount namespace of another container"));
-    }
-    // The guest's own network is the one that was made for it.
-    let is_guests =
-        |one: &LinuxNamespace| has_path(one) || is_wired && one.typ() == LinuxNamespaceType::Network;
     namespaces.retain(|namespace| !is_guests(namespace));
+    linux.set_namespaces(Some(namespaces));
     Ok(())
 }
 
@@ -83,25 +100,41 @@ mod tests {
 
     use super::*;
 
-    fn adapted(linux: serde_json::Value) -> Result<Spec, PlanError> {
+    const ALONE: Scope = Scope::Alone { shm_bytes: None };
+
+    fn adapted(linux: serde_json::Value, scope: Scope) -> Result<Spec, PlanError> {
         let mut spec = serde_json::from_value(json!({
             "ociVersion": "1.0.2",
             "hooks": {"prestart": [{"path": "/bin/host"}], "startContainer": [{"path": "/bin/guest"}]},
             "linux": linux,
         }))
         .unwrap();
-        adapt(&mut spec).map(|()| spec)
+        adapt(&mut spec, scope).map(|()| spec)
+    }
+
+    fn namespaces(linux: serde_json::Value, scope: Scope) -> serde_json::Value {
+        let spec = adapted(linux, scope).unwrap();
+        serde_json::to_value(spec.linux().as_ref().unwrap().namespaces()).unwrap()
     }
 
     #[test]
-    fn namespaces_of_the_pod_are_the_guests_own() {
-        let spec = adapted(json!({"namespaces": [
+    fn namespaces_of_the_host_are_the_guests_own() {
+        let listed = json!([
             {"type": "pid"}, {"type": "mount"}, {"type": "network", "path": "/run/netns/x"}, {"type": "ipc", "path": "/proc/1/ns/ipc"},
-        ]}))
-        .unwrap();
-        let kinds: Vec<_> =
-            spec.linux().as_ref().unwrap().namespaces().iter().flatten().map(LinuxNamespace::typ).collect();
-        assert_eq!(kinds, [LinuxNamespaceType::Pid, LinuxNamespaceType::Mount]);
+        ]);
+        assert_eq!(
+            namespaces(json!({"namespaces": listed}), ALONE),
+            json!([{"type": "pid"}, {"type": "mount"}])
+        );
+    }
+
+    #[test]
+    fn namespaces_of_the_pod_are_those_that_the_agent_has_made_for_it() {
+        let path = |kind: &str| json!({"type": kind, "path": format!("/proc/7/ns/{kind}")});
+        let listed = json!([path("pid"), {"type": "mount"}, path("ipc"), path("uts"), path("network")]);
+        let pods = |kind: &str| json!({"type": kind, "path": format!("/run/securectr/pod/{kind}")});
+        let expected = json!([pods("pid"), {"type": "mount"}, pods("ipc"), pods("uts")]);
+        assert_eq!(namespaces(json!({"namespaces": listed}), Scope::Pod), expected);
     }
 
     #[test]
@@ -120,13 +153,18 @@ mod tests {
 
     #[test]
     fn a_foreign_pid_namespace_is_refused() {
-        let joined = adapted(json!({"namespaces": [{"type": "pid", "path": "/proc/7/ns/pid"}]}));
-        assert!(matches!(joined, Err(PlanError::Unsupported(_))));
+        let joined = json!({"namespaces": [{"type": "pid", "path": "/proc/7/ns/pid"}]});
+        assert!(matches!(adapted(joined, ALONE), Err(PlanError::Unsupported(_))));
+        for scope in [ALONE, Scope::Pod] {
+            let hosts = adapted(json!({"namespaces": [{"type": "mount"}]}), scope);
+            assert_eq!(hosts.unwrap_err(), PlanError::Unsupported("the host's pid namespace"));
+        }
     }
 
     #[test]
     fn the_hosts_hooks_and_cgroups_stay_on_the_host() {
-        let spec = adapted(json!({"cgroupsPath": "/default/x"})).unwrap();
+        let spec =
+            adapted(json!({"namespaces": [{"type": "pid"}], "cgroupsPath": "/default/x"}), ALONE).unwrap();
         assert!(spec.linux().as_ref().unwrap().cgroups_path().is_none());
         let hooks = spec.hooks().as_ref().unwrap();
         assert!(

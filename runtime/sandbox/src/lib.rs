@@ -21,6 +21,7 @@ mod id;
 mod installation;
 mod network;
 mod plan;
+mod pod;
 mod process;
 mod program;
 mod sandbox;
@@ -48,6 +49,7 @@ pub use plan::{
     Bundle, ContainerPlan, GivenFile, MachinePlan, Plan, PlanError, RootSource, Settings, Writable,
     container, plan,
 };
+pub use pod::{PodPlan, Scope};
 pub use process::{Exit, KillError, Phase, Process, StartError};
 pub use program::find_program;
 pub use sandbox::{Disks, ExitStatus, LaunchFailure, OomKilled, ProcessName, Reach, Sandbox, SandboxError};

@@ -6,7 +6,7 @@ use oci_spec::runtime::{LinuxCpu, LinuxResources, Spec};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::{SandboxId, Share, guest_spec, shares};
+use crate::{SandboxId, Scope, Share, guest_spec, shares};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -66,6 +66,7 @@ pub struct Bundle {
     pub spec: Spec,
     pub root: RootSource,
     pub writable: Writable,
+    pub scope: Scope,
     pub files: Vec<GivenFile>,
 }
 
@@ -168,17 +169,17 @@ pub fn plan(id: SandboxId, bundle: Bundle, settings: &Settings) -> Result<Plan, 
 
 /// Plans a container for a machine that may have others.
 pub fn container(id: SandboxId, bundle: Bundle) -> Result<ContainerPlan, PlanError> {
-    let Bundle { mut spec, root, writable, files } = bundle;
+    let Bundle { mut spec, root, writable, scope, files } = bundle;
     if spec.process().is_none() {
         return Err(PlanError::NoProcess);
     }
     if root == RootSource::Image && writable == Writable::InPlace {
         return Err(PlanError::ImageInPlace);
     }
-    guest_spec::adapt(&mut spec)?;
+    guest_spec::adapt(&mut spec, scope)?;
     let root_share = shares::of_root(&id, root, writable);
     let root_name = root_share.as_ref().map(|share| share.name.clone());
-    let shares = root_share.into_iter().chain(shares::of_spec(&id, &mut spec)).collect();
+    let shares = root_share.into_iter().chain(shares::of_spec(&id, &mut spec, scope)).collect();
     Ok(ContainerPlan { id, spec, root_share: root_name, writable, shares, files })
 }
 
@@ -231,7 +232,9 @@ mod tests {
 
     fn planned(resources: Value) -> Result<MachinePlan, PlanError> {
         let process = json!({"cwd": "/", "args": ["true"], "user": {"uid": 0, "gid": 0}});
-        planned_spec(json!({"ociVersion": "1.2.0", "process": process, "linux": {"resources": resources}}))
+        planned_spec(
+            json!({"ociVersion": "1.2.0", "process": process, "linux": {"namespaces": [{"type": "pid"}], "resources": resources}}),
+        )
     }
 
     fn planned_spec(spec: Value) -> Result<MachinePlan, PlanError> {
@@ -239,14 +242,15 @@ mod tests {
     }
 
     fn planned_root(spec: Value, root: RootSource, writable: Writable) -> Result<Plan, PlanError> {
-        let bundle =
-            Bundle { spec: serde_json::from_value(spec).unwrap(), root, writable, files: Vec::new() };
+        let spec = serde_json::from_value(spec).unwrap();
+        let scope = Scope::Alone { shm_bytes: None };
+        let bundle = Bundle { spec, root, writable, scope, files: Vec::new() };
         plan("x".parse().unwrap(), bundle, &SETTINGS)
     }
 
     fn with_a_process() -> Value {
         let process = json!({"cwd": "/", "args": ["true"], "user": {"uid": 0, "gid": 0}});
-        json!({"ociVersion": "1.2.0", "process": process})
+        json!({"ociVersion": "1.2.0", "process": process, "linux": {"namespaces": [{"type": "pid"}]}})
     }
 
     fn memory(limit: i64) -> Value {

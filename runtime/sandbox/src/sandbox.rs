@@ -11,8 +11,8 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use crate::{
-    AgentError, BootError, ContainerPlan, End, GivenFile, Host, MachinePlan, NetworkError, SandboxId,
-    Streams, StreamsWanted, Writable,
+    AgentError, BootError, ContainerPlan, End, GivenFile, Host, MachinePlan, NetworkError, PodPlan,
+    SandboxId, Streams, StreamsWanted, Writable,
     agent::Agent,
     boot::{self, Booted},
     shares::{self, Share, ShareError},
@@ -107,6 +107,11 @@ impl Sandbox {
             return Ok(());
         }
         self.ask("configure the network", self.booted.agent.configure_network(&all)).await
+    }
+
+    /// Makes what the containers of a pod share; before them, and once.
+    pub async fn make_pod(&self, pod: &PodPlan) -> Result<(), SandboxError> {
+        self.ask("make the pod", self.booted.agent.make_pod(pod)).await
     }
 
     /// Makes a container, which waits for [`Sandbox::start`], and connects the streams of its process.

@@ -16,12 +16,13 @@ use std::{
 
 use oci_spec::runtime::{Mount, Spec};
 use securectr_files::Request;
-use securectr_protocol::SHARED;
+use securectr_protocol::{POD, SHARED};
 use serde::Serialize;
 use thiserror::Error;
 
 use crate::{
-    RootSource, SandboxId, Writable, end::ProcessExit, files::FileServer, sys::Launched, vmm::exit_of,
+    RootSource, SandboxId, Scope, Writable, end::ProcessExit, files::FileServer, pod::is_shared_memory,
+    sys::Launched, vmm::exit_of,
 };
 use sys::{Mount as ShareMount, Namespaces};
 
@@ -62,16 +63,38 @@ pub(crate) fn of_root(id: &SandboxId, root: RootSource, writable: Writable) -> O
 }
 
 /// Takes the bind mounts of a container's spec for shares, and gives them the sources that they have in the guest.
-pub(crate) fn of_spec(id: &SandboxId, spec: &mut Spec) -> Vec<Share> {
+pub(crate) fn of_spec(id: &SandboxId, spec: &mut Spec, scope: Scope) -> Vec<Share> {
     let mut shares = Vec::new();
     for mount in spec.mounts_mut().iter_mut().flatten() {
         let Some(source) = mount.source().clone().filter(|_| is_bind(mount)) else { continue };
+        if is_shared_memory(mount) {
+            match scope {
+                Scope::Pod => {
+                    mount.set_source(Some(Path::new(POD).join("shm")));
+                    continue;
+                }
+                Scope::Alone { shm_bytes: Some(bytes) } => {
+                    make_tmpfs(mount, bytes);
+                    continue;
+                }
+                Scope::Alone { shm_bytes: None } => {}
+            }
+        }
         let name = format!("{id}-{}", shares.len());
         let share = Share { name, source, read_only: has_option(mount, &["ro", "rro"]), exclusive: false };
         mount.set_source(Some(share.guest_path()));
         shares.push(share);
     }
     shares
+}
+
+/// In the place of a bind mount, with what attributes it has.
+fn make_tmpfs(mount: &mut Mount, bytes: u64) {
+    let binds = ["bind", "rbind"];
+    let mut options = mount.options().clone().unwrap_or_default();
+    options.retain(|option| !binds.contains(&option.as_str()));
+    options.extend(["mode=1777".to_owned(), format!("size={bytes}")]);
+    mount.set_typ(Some("tmpfs".to_owned())).set_source(Some("shm".into())).set_options(Some(options));
 }
 
 fn is_bind(mount: &Mount) -> bool {
@@ -137,20 +160,23 @@ mod tests {
 
     use super::*;
 
-    fn shared(mounts: serde_json::Value) -> (Vec<Share>, Vec<Mount>) {
+    const ALONE: Scope = Scope::Alone { shm_bytes: None };
+
+    fn shared(mounts: serde_json::Value, scope: Scope) -> (Vec<Share>, Vec<Mount>) {
         let mut spec: Spec =
             serde_json::from_value(json!({"ociVersion": "1.2.0", "mounts": mounts})).unwrap();
-        let shares = of_spec(&"box".parse().unwrap(), &mut spec);
+        let shares = of_spec(&"box".parse().unwrap(), &mut spec, scope);
         (shares, spec.mounts().clone().unwrap())
     }
 
     #[test]
     fn a_bind_mount_becomes_a_share() {
-        let (shares, mounts) = shared(json!([
+        let mounts = json!([
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {"destination": "/a", "type": "bind", "source": "/srv/a", "options": ["rbind", "ro"]},
             {"destination": "/b", "source": "/srv/b", "options": ["bind"]},
-        ]));
+        ]);
+        let (shares, mounts) = shared(mounts, ALONE);
         let share = |name: &str, source: &str, read_only| Share {
             name: name.into(),
             source: source.into(),
@@ -161,6 +187,26 @@ mod tests {
         let sources: Vec<_> = mounts.iter().map(|mount| mount.source().clone().unwrap()).collect();
         let in_guest = ["proc", "/run/securectr/shared/box-0", "/run/securectr/shared/box-1"];
         assert_eq!(sources, in_guest.map(PathBuf::from));
+    }
+
+    #[test]
+    fn shared_memory_is_the_guests() {
+        let mounts = json!([{"destination": "/dev/shm", "type": "bind", "source": "/x/shm", "options": ["rbind", "nosuid"]}]);
+        let seen = |scope| {
+            let (shares, mounts) = shared(mounts.clone(), scope);
+            (shares.len(), serde_json::to_value(&mounts[0]).unwrap())
+        };
+        let (shares, mount) = seen(Scope::Alone { shm_bytes: Some(4096) });
+        let options = json!(["nosuid", "mode=1777", "size=4096"]);
+        assert_eq!((shares, &mount["type"], &mount["options"]), (0, &json!("tmpfs"), &options));
+        let (shares, mount) = seen(Scope::Pod);
+        let options = json!(["rbind", "nosuid"]);
+        assert_eq!(
+            (shares, &mount["source"], &mount["options"]),
+            (0, &json!("/run/securectr/pod/shm"), &options)
+        );
+        // Somebody's directory is not memory.
+        assert_eq!(seen(ALONE).0, 1);
     }
 
     #[test]

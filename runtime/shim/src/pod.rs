@@ -16,8 +16,9 @@ use containerd_shim_protos::{
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources, Spec};
 use securectr_sandbox::{
     Anchor, BootError, Bundle, Disks, HookError, HookState, Host, IdError, LaunchFailure, MachinePlan,
-    NetworkSource, PlanError, Process, ProcessName, RootSource, Sandbox, SandboxError, SandboxId, Settings,
-    Streams, StreamsWanted, Writable, container, find_program, network_source, run_before_create,
+    NetworkSource, PlanError, PodPlan, Process, ProcessName, RootSource, Sandbox, SandboxError, SandboxId,
+    Scope, Settings, Streams, StreamsWanted, Writable, container, find_program, network_source,
+    run_before_create,
 };
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -129,6 +130,7 @@ impl Pod {
             Role::Pod => {
                 let machine = MachinePlan::limited(pod_limits(&spec).as_ref(), true, &settings)?;
                 let sandbox = self.boot(id, &machine).await?;
+                sandbox.make_pod(&PodPlan::of(&spec)).await?;
                 Made {
                     process: Process::stand_in(Arc::clone(&sandbox)),
                     sandbox,
@@ -137,7 +139,8 @@ impl Pod {
                 }
             }
             Role::Single => {
-                let container = self.plan(request, &bundle, spec)?;
+                let scope = Scope::alone(&spec);
+                let container = self.plan(request, &bundle, spec, scope)?;
                 let linux = container.plan.spec.linux().as_ref();
                 let limits = linux.and_then(|linux| linux.resources().as_ref());
                 let machine = MachinePlan::limited(limits, true, &settings)?;
@@ -146,7 +149,7 @@ impl Pod {
             }
             Role::Member { pod } => {
                 let pod = self.task(&pod).map_err(|_| PodError::NoPod(id.to_owned()))?;
-                let container = self.plan(request, &bundle, spec)?;
+                let container = self.plan(request, &bundle, spec, Scope::Pod)?;
                 make(Arc::clone(&pod.sandbox), container, stdio.wanted()).await?
             }
         };
@@ -176,14 +179,20 @@ impl Pod {
     }
 
     /// Mounts the container's root, and plans it.
-    fn plan(&self, request: &CreateTaskRequest, bundle: &Path, spec: Spec) -> Result<Container, PodError> {
+    fn plan(
+        &self,
+        request: &CreateTaskRequest,
+        bundle: &Path,
+        spec: Spec,
+        scope: Scope,
+    ) -> Result<Container, PodError> {
         let rootfs = Rootfs::mount(bundle, &request.rootfs)?;
         find_program(rootfs.path(), &spec).map_err(PodError::Launch)?;
         let id = sandbox_id(&self.namespace, &request.id)?;
         let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
         let writable = if read_only { Writable::Nothing } else { Writable::InPlace };
         let root = RootSource::Directory(rootfs.path().to_owned());
-        let plan = container(id, Bundle { spec, root, writable, files: Vec::new() })?;
+        let plan = container(id, Bundle { spec, root, writable, scope, files: Vec::new() })?;
         Ok(Container { plan, _rootfs: rootfs })
     }
 

@@ -1,11 +1,21 @@
-//! What is asked of a container as a whole while it lives.
+//! What is asked of a pod, and of a container as a whole while it lives.
 
-use securectr_protocol::agent::{ContainerRequest, StatsResponse, UpdateRequest, WaitOomRequest};
+use securectr_protocol::agent::{
+    ContainerRequest, MakePodRequest, StatsResponse, UpdateRequest, WaitOomRequest,
+};
 use ttrpc::context::Context;
+
+use crate::PodPlan;
 
 use super::{Agent, AgentError, bounded, limit, refused};
 
 impl Agent {
+    pub(crate) async fn make_pod(&self, pod: &PodPlan) -> Result<(), AgentError> {
+        let PodPlan { hostname, sysctls, shm_bytes } = pod.clone();
+        let request = MakePodRequest { hostname, sysctls, shm_bytes, ..Default::default() };
+        bounded(self.0.make_pod(limit(), &request)).await.map(drop)
+    }
+
     pub(crate) async fn pause(&self, container_id: &str) -> Result<(), AgentError> {
         bounded(self.0.pause(limit(), &request(container_id))).await.map(drop)
     }
