@@ -36,9 +36,10 @@ impl Runtime {
 
 /// Tries a promise with runc, where it must hold, or it says nothing of us; then with securectr.
 pub fn on_each(promise: impl Fn(Runtime) -> Result<()>) -> Result<()> {
-    [Runtime::Runc, Runtime::Securectr]
-        .into_iter()
-        .try_for_each(|runtime| promise(runtime).with_context(|| format!("with {runtime:?}")))
+    [Runtime::Runc, Runtime::Securectr].into_iter().try_for_each(|runtime| {
+        println!("with {runtime:?}");
+        promise(runtime).with_context(|| format!("with {runtime:?}"))
+    })
 }
 
 /// Asks until the answer is yes.
@@ -76,8 +77,12 @@ impl Containerd {
         let config = place.path().join("config.toml");
         let no_cri = "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n";
         fs::write(&config, format!("{no_cri}{}", Self::places(place.path())))?;
-        let programs = program("securectr").with_file_name("");
-        Self::start_by(place, config, programs)
+        Self::start_by(place, config, Self::programs())
+    }
+
+    /// Where the shim of this checkout lies.
+    pub fn programs() -> PathBuf {
+        program("securectr").with_file_name("")
     }
 
     /// A directory for what it needs while it runs.
@@ -98,7 +103,7 @@ impl Containerd {
         let mut containerd =
             Self { process: spawn(place.path(), &config, &programs)?, place, config, programs };
         containerd.wait_until_it_answers()?;
-        let archive = checkout().join("target/images/busybox.tar");
+        let archive = image_archive("busybox");
         let imported = containerd.ctr(["image", "import", "--base-name", IMAGE, path(&archive)?])?;
         ensure!(imported.code == 0, "import {}: {imported:?}", archive.display());
         Ok(containerd)
@@ -222,6 +227,11 @@ impl Drop for Detached<'_> {
 }
 
 const IMAGE: &str = "busybox";
+
+/// The archive of a demo image.
+pub(crate) fn image_archive(name: &str) -> PathBuf {
+    checkout().join("target/images").join(name).with_extension("tar")
+}
 
 fn image_name() -> String {
     format!("{IMAGE}:latest")

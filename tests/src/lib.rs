@@ -1,6 +1,7 @@
 //! What the tests of the built programs share: where they are, and a container run in three lines.
 
 mod containerd;
+pub mod cri;
 mod lan;
 mod run;
 mod terminal;
@@ -24,5 +25,5 @@ pub fn program(name: &str) -> PathBuf {
 
 /// `oci-archive:` and the path of a demo image: "busybox" or "debian".
 pub fn image(name: &str) -> String {
-    format!("oci-archive:{}", checkout().join("target/images").join(name).with_extension("tar").display())
+    format!("oci-archive:{}", containerd::image_archive(name).display())
 }
