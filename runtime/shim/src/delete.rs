@@ -1,7 +1,7 @@
 //! The action `delete`: containerd calls it when a server has died, with half a bundle or none.
 //!
-//! There is nothing to clean up: the VMM and the file server die with the server, what was mounted was mounted in its
-//! namespace, and the next sandbox sweeps the state directory.
+//! There is nothing to clean up but the cgroup: the VMM and the file server die with the server, what was mounted was mounted in
+//! its namespace, and the next sandbox sweeps the state directory.
 
 use std::{
     fs,
@@ -10,9 +10,10 @@ use std::{
 };
 
 use containerd_shim_protos::{api::DeleteResponse, protobuf::Message};
+use securectr_sandbox::HostCgroup;
 use thiserror::Error;
 
-use crate::{args::Args, status};
+use crate::{args::Args, bundle, status};
 
 /// Where a server notes the pid of a container's anchor.
 pub(crate) const PID_FILE: &str = "init.pid";
@@ -30,6 +31,9 @@ pub(crate) enum DeleteError {
 
 pub(crate) fn delete(args: &Args) -> Result<(), DeleteError> {
     let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
+    if let Ok(Some(cgroup)) = bundle::spec(bundle).map_or(Ok(None), |spec| HostCgroup::of(&spec)) {
+        cgroup.remove();
+    }
     let pid = fs::read_to_string(bundle.join(PID_FILE)).ok().and_then(|pid| pid.trim().parse().ok());
     let response = DeleteResponse {
         pid: pid.unwrap_or(0),

@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{self, stdin},
     os::{fd::AsFd, unix::net::UnixListener as StdUnixListener},
+    path::Path,
     sync::Arc,
 };
 
@@ -15,12 +16,13 @@ use containerd_shim_protos::{
         asynchronous::{Server, Service as Methods, transport::Listener},
     },
 };
-use securectr_sandbox::{Host, Installation, InstallationError, StateError, StateRoot};
+use securectr_sandbox::{Host, HostCgroup, Installation, InstallationError, StateError, StateRoot};
 use thiserror::Error;
 use tokio::{net::UnixListener, sync::Notify};
 
 use crate::{
     args::Args,
+    bundle,
     events::Events,
     mounts::{self, MountError},
     pod::Pod,
@@ -55,12 +57,28 @@ pub(crate) fn serve(args: &Args) -> Result<(), ServeError> {
     listener.set_nonblocking(true).map_err(ServeError::Socket)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
+    let cgroup = enter_cgroup();
     let served = runtime.block_on(until_shutdown(args, listener));
     if let Some(path) = address.as_pathname() {
         let _ = fs::remove_file(path);
     }
     runtime.shutdown_background();
+    if let Some((pods, own)) = cgroup {
+        // A cgroup that somebody is in cannot be removed.
+        if own.enter().is_ok() {
+            pods.remove();
+        }
+    }
     served
+}
+
+/// The pod's cgroup, and the one that we come from. Without it what the pod costs is counted for containerd, and nothing else is wrong.
+fn enter_cgroup() -> Option<(HostCgroup, HostCgroup)> {
+    let own = HostCgroup::own()?;
+    let spec = bundle::spec(Path::new(".")).ok()?;
+    let pods = HostCgroup::of(&spec).inspect_err(|error| eprintln!("{}", crate::line(error))).ok()??;
+    pods.enter().inspect_err(|error| eprintln!("{}", crate::line(error))).ok()?;
+    Some((pods, own))
 }
 
 async fn until_shutdown(args: &Args, listener: StdUnixListener) -> Result<(), ServeError> {

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    path::Path,
     process::Command,
 };
 
@@ -218,4 +219,19 @@ fn the_hosts_network_is_refused() -> Result<()> {
         "{refused:?}"
     );
     Ok(())
+}
+
+#[test]
+fn what_a_container_costs_is_counted_in_the_cgroup_that_the_engine_names() -> Result<()> {
+    on_each(|runtime| {
+        let cgroup = Path::new("/sys/fs/cgroup/default/counted");
+        let container = containerd()?.detached(runtime, "counted", &["sleep", "1000"])?;
+        let used: u64 = fs::read_to_string(cgroup.join("memory.current"))?.trim().parse()?;
+        let least = if runtime == Runtime::Securectr { 10 << 20 } else { 1 };
+        assert!(used >= least, "{used} bytes");
+        container.signal("KILL")?;
+        container.wait_until("STOPPED")?;
+        container.remove_task()?;
+        eventually("the cgroup is gone", || Ok(!cgroup.exists()))
+    })
 }

@@ -131,6 +131,8 @@ fn docker_publishes_a_port_adds_a_process_and_stops() -> Result<()> {
                 Command::new("wget").args(["-q", "-T", "5", "-O", "-", "http://127.0.0.1:8081/"]).output()?;
             Ok(fetched.stdout == b"a page\n")
         })?;
+        let used = docker(&["stats", "--no-stream", "--format", "{{.MemUsage}}", "web"])?;
+        assert!(used.code == 0 && !used.out().starts_with("0B"), "{used:?}");
         let exec = docker(&["exec", "web", "sh", "-c", "cat /proc/1/comm; exit 5"])?;
         assert_eq!((exec.code, exec.out().as_str()), (5, "httpd\n"), "{exec:?}");
         assert_eq!(docker(&["logs", "web"])?.out(), "serving\n");

@@ -14,9 +14,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::{Hooks, Spec};
 use rustix::process::setsid;
 use securectr_sandbox::{
-    Anchor, Bundle, ContainerPlan, Disks, Exit, ExitStatus, HookState, Host, Installation, MachinePlan,
-    Process, ProcessName, Reach, RootSource, Sandbox, Scope, Settings, StateRoot, Streams, StreamsWanted,
-    Writable, container, find_program, network_source, run_before_create,
+    Anchor, Bundle, ContainerPlan, Disks, Exit, ExitStatus, HookState, Host, HostCgroup, Installation,
+    MachinePlan, Process, ProcessName, Reach, RootSource, Sandbox, Scope, Settings, StateRoot, Streams,
+    StreamsWanted, Writable, container, find_program, network_source, run_before_create,
 };
 use tokio::{net::UnixListener, task::JoinSet, time::timeout};
 
@@ -105,6 +105,9 @@ async fn make(args: &Monitor, records: &Records, global: &Global) -> Result<Watc
     let spec = spec(&bundle)?;
     let mut book = Book { record: first_record(args, &bundle, &spec)?, place, _claim: claim };
     book.turn(Status::Creating)?;
+    if let Some(cgroup) = &book.record.cgroup {
+        cgroup.enter()?;
+    }
     let terminal = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
     let console = match (terminal, &args.console_socket) {
         (true, Some(socket)) => Some(Console::open(socket)?),
@@ -154,6 +157,7 @@ fn first_record(args: &Monitor, bundle: &Path, spec: &Spec) -> Result<Record> {
         status: Status::Creating,
         created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
         annotations: spec.annotations().clone().unwrap_or_default(),
+        cgroup: HostCgroup::of(spec)?,
     })
 }
 

@@ -16,7 +16,7 @@ use rustix::{
     io::Errno,
     process::geteuid,
 };
-use securectr_sandbox::SandboxId;
+use securectr_sandbox::{HostCgroup, SandboxId};
 use serde::{Deserialize, Serialize};
 
 /// As the runtime spec names them.
@@ -58,6 +58,8 @@ pub(crate) struct Record {
     /// RFC 3339.
     pub created: String,
     pub annotations: HashMap<String, String>,
+    /// The host's, which the monitor and its machine are in.
+    pub cgroup: Option<HostCgroup>,
 }
 
 /// The directory that holds all.
@@ -161,8 +163,14 @@ impl Place {
         written.with_context(|| format!("write {}", path.display()))
     }
 
+    /// Takes away all that is kept of a container without a monitor.
     pub(crate) fn remove(&self) -> Result<()> {
-        fs::remove_dir_all(&self.0).with_context(|| format!("remove {}", self.0.display()))
+        let record = self.read().ok();
+        fs::remove_dir_all(&self.0).with_context(|| format!("remove {}", self.0.display()))?;
+        if let Some(cgroup) = record.and_then(|record| record.cgroup) {
+            cgroup.remove();
+        }
+        Ok(())
     }
 }
 
@@ -181,6 +189,7 @@ mod tests {
             status: Status::Running,
             created: "2026-01-01T00:00:00Z".into(),
             annotations: HashMap::new(),
+            cgroup: None,
         }
     }
 
