@@ -72,10 +72,10 @@ guest-test: test-programs
 # The longest first.
 GUEST_TESTS := guest engines leftovers containers machine
 
-# Cargo hands each test program to the script, which runs it where KVM can run Linux.
+# Cargo hands each test program to the script, which runs it where KVM can run Linux. Who says a line is told, since two speak at once.
 guest-test/%: export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER := $(CURDIR)/tests/on-kvm
 guest-test/%:
-	$(TEST) --test $* $(if $(filter machine,$*),-- --ignored)
+	@set -o pipefail; $(TEST) --test $* $(if $(filter machine,$*),-- --ignored) 2>&1 | sed -u 's/^/$*: /'
 
 lint: deny
 	$(CARGO) fmt --all --check

@@ -156,7 +156,19 @@ impl Containerd {
     /// A container that runs until it is killed.
     pub fn detached(&self, runtime: Runtime, id: &str, words: &[&str]) -> Result<Detached<'_>> {
         // A container's output goes on after ctr has left.
-        let started = self.run_command(runtime, &["-d", "--null-io"], id, words).output()?;
+        self.detached_with(runtime, id, &["--null-io"], words)
+    }
+
+    /// The same with options that say where its streams lead.
+    pub fn detached_with(
+        &self,
+        runtime: Runtime,
+        id: &str,
+        options: &[&str],
+        words: &[&str],
+    ) -> Result<Detached<'_>> {
+        let options: Vec<_> = ["-d"].iter().chain(options).copied().collect();
+        let started = self.run_command(runtime, &options, id, words).output()?;
         ensure!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
         Ok(Detached { containerd: self, id: id.to_owned() })
     }
