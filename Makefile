@@ -46,6 +46,7 @@ images:
 	@rootfs/images/busybox --out $(IMAGES)/busybox.tar
 	@rootfs/images/debian --out $(IMAGES)/debian.tar
 	@rootfs/images/pause --out $(IMAGES)/pause.tar
+	@rootfs/images/nginx --out $(IMAGES)/nginx.tar
 
 run: build images
 	@tests/on-kvm rootfs/demo
@@ -84,7 +85,7 @@ lint: deny
 $(CARGO_DENY):
 	@.ci/packages $(PACKAGES)
 	@echo 'Building cargo-deny $(CARGO_DENY_VERSION) once, into $(CACHE)/tools'
-	@cd / && $(CARGO) install --quiet --locked --no-default-features --version $(CARGO_DENY_VERSION) --root $(CACHE)/tools cargo-deny
+	@cd / && $(CARGO) install --quiet --locked --debug --no-default-features --version $(CARGO_DENY_VERSION) --root $(CACHE)/tools cargo-deny
 
 # Advisories need their database, which is fetched from outside: they are checked where a copy of it lies in the cache.
 deny: $(CARGO_DENY)

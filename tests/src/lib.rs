@@ -1,13 +1,21 @@
 //! What the tests of the built programs share: where they are, and a container run in three lines.
 
+mod bridge;
 mod containerd;
 pub mod cri;
 mod lan;
 mod run;
 mod terminal;
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
+use anyhow::{Context, Result, ensure};
+
+pub use bridge::{fetch, load_bridge_modules};
 pub use containerd::{Containerd, Detached, Runtime, containerd, eventually, on_each};
 pub use lan::Lan;
 pub use run::{Finished, Started, run, run_in, securectr};
@@ -21,6 +29,27 @@ pub fn checkout() -> &'static Path {
 /// A program of the release build, which is what the tests drive.
 pub fn program(name: &str) -> PathBuf {
     checkout().join("target/release").join(name)
+}
+
+/// The tar of a demo image's layer.
+pub fn only_layer(name: &str) -> Result<Vec<u8>> {
+    let unpacked = tempfile::tempdir()?;
+    let tar = Command::new("tar")
+        .arg("-xf")
+        .arg(containerd::image_archive(name))
+        .arg("-C")
+        .arg(unpacked.path())
+        .status()?;
+    ensure!(tar.success(), "tar");
+    let json = |path: &str| -> Result<serde_json::Value> {
+        Ok(serde_json::from_slice(&fs::read(unpacked.path().join(path))?)?)
+    };
+    let blob = |document: &serde_json::Value, pointer: &str| -> Result<String> {
+        let digest = document.pointer(pointer).and_then(serde_json::Value::as_str).context("a digest")?;
+        Ok(format!("blobs/{}", digest.replace(':', "/")))
+    };
+    let manifest = json(&blob(&json("index.json")?, "/manifests/0/digest")?)?;
+    Ok(fs::read(unpacked.path().join(blob(&manifest, "/layers/0/digest")?))?)
 }
 
 /// `oci-archive:` and the path of a demo image: "busybox" or "debian".

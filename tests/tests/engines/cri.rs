@@ -7,7 +7,7 @@ use k8s_cri::v1::{ContainerConfig, LinuxContainerResources, NamespaceMode, PortM
 use securectr_tests::{
     Runtime,
     cri::{Member, Pod, cri, mount},
-    eventually, on_each,
+    eventually, fetch, on_each,
 };
 use tempfile::TempDir;
 
@@ -185,10 +185,7 @@ fn a_page_of_a_pod_is_fetched_by_its_address_and_by_the_hosts_port() -> Result<(
         let serve = "mkdir /www; echo a page >/www/index.html; exec httpd -f -p 80 -h /www";
         let _web = pod.start("web", serve, |_| {})?;
         for url in [format!("http://{}/", pod.address()?), "http://127.0.0.1:8089/".to_owned()] {
-            eventually(&format!("the page of {url}"), || {
-                Ok(Command::new("wget").args(["-q", "-T", "5", "-O", "-", &url]).output()?.stdout
-                    == b"a page\n")
-            })?;
+            eventually(&format!("the page of {url}"), || Ok(fetch(&url)? == "a page\n"))?;
         }
         Ok(())
     })

@@ -2,7 +2,6 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::symlink,
     path::Path,
     process::{Child, Command, Stdio},
     sync::OnceLock,
@@ -11,78 +10,68 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use securectr_tests::{Finished, Runtime, Started, eventually, on_each, program};
+use securectr_tests::{
+    Finished, Runtime, Started, Terminal, eventually, fetch, load_bridge_modules, on_each, only_layer,
+    program,
+};
 use tempfile::TempDir;
 
-/// What Docker's bridge needs of a kernel that loads modules on demand only where it is told to.
-const MODULES: [&str; 11] = [
-    "overlay",
-    "bridge",
-    "veth",
-    "br_netfilter",
-    "iptable_nat",
-    "iptable_filter",
-    "ip6table_nat",
-    "xt_MASQUERADE",
-    "xt_conntrack",
-    "xt_addrtype",
-    "nf_nat",
-];
-
-/// A running dockerd with an image of busybox.
+/// A running dockerd with the images of busybox and nginx.
 struct Docker {
     place: TempDir,
     _process: Child,
 }
 
-fn docker(words: &[&str]) -> Result<Finished> {
+fn shared() -> Result<&'static Docker> {
     static SHARED: OnceLock<Docker> = OnceLock::new();
     if SHARED.get().is_none() {
         let _ = SHARED.set(Docker::start()?);
     }
-    SHARED.get().context("dockerd")?.call(words)
+    SHARED.get().context("dockerd")
 }
 
-/// `docker run` of the image.
+fn docker(words: &[&str]) -> Result<Finished> {
+    Started::spawn(&mut shared()?.command(words))?.finish(b"")
+}
+
+/// By `docker run`; the words are those of the image and its command.
 fn run(runtime: Runtime, options: &[&str], words: &[&str]) -> Result<Finished> {
     let name = match runtime {
         Runtime::Runc => "runc",
         Runtime::Securectr => "securectr",
     };
-    docker(&[&["run", "--runtime", name], options, &["busybox"], words].concat())
+    docker(&[&["run", "--runtime", name], options, words].concat())
 }
 
 impl Docker {
     fn start() -> Result<Self> {
-        let loaded = Command::new("modprobe").arg("--all").args(MODULES).status()?;
-        ensure!(loaded.success(), "modprobe");
+        load_bridge_modules()?;
         let place = tempfile::Builder::new().prefix("securectr-tests-").tempdir_in("/run")?;
         let docker = Self { _process: dockerd(place.path())?, place };
         eventually("dockerd answers", || Ok(docker.call(&["version"])?.code == 0))?;
-        docker.import()?;
+        docker.import("busybox", "sh")?;
+        docker.import("nginx", "nginx")?;
         Ok(docker)
     }
 
-    /// This version reads no OCI archive.
-    fn import(&self) -> Result<()> {
-        let root = self.place.path().join("image");
-        fs::create_dir_all(root.join("bin"))?;
-        fs::copy("/bin/busybox", root.join("bin/busybox"))?;
-        for name in ["sh", "cat", "echo", "sleep", "ip", "httpd", "mkdir", "tail"] {
-            symlink("busybox", root.join("bin").join(name))?;
-        }
-        let archive = self.place.path().join("image.tar");
-        let packed = Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(&root).arg(".").status()?;
-        ensure!(packed.success(), "tar");
-        let imported = self.call(&["import", &archive.to_string_lossy(), "busybox"])?;
+    /// The root file system of a demo image: this version reads no OCI archive.
+    fn import(&self, name: &str, program: &str) -> Result<()> {
+        let layer = self.place.path().join("layer.tar");
+        fs::write(&layer, only_layer(name)?)?;
+        let program = format!("CMD [\"{program}\"]");
+        let imported = self.call(&["import", "--change", &program, &layer.to_string_lossy(), name])?;
         ensure!(imported.code == 0, "{imported:?}");
-        Ok(())
+        Ok(fs::remove_file(layer)?)
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        command.arg("--host").arg(format!("unix://{}/sock", self.place.path().display())).args(words);
+        command
     }
 
     fn call(&self, words: &[&str]) -> Result<Finished> {
-        let mut command = Command::new("docker");
-        command.env("DOCKER_HOST", format!("unix://{}/sock", self.place.path().display())).args(words);
-        Started::spawn(&mut command)?.finish(b"")
+        Started::spawn(&mut self.command(words))?.finish(b"")
     }
 }
 
@@ -112,34 +101,38 @@ fn dockerd(place: &Path) -> Result<Child> {
 #[test]
 fn docker_runs_a_container_to_its_exit_code() -> Result<()> {
     on_each(|runtime| {
-        let ran = run(runtime, &["--rm"], &["sh", "-c", "echo out; echo err >&2; exit 7"])?;
+        let ran = run(runtime, &["--rm"], &["busybox", "sh", "-c", "echo out; echo err >&2; exit 7"])?;
         assert_eq!((ran.code, ran.out().as_str(), ran.err().as_str()), (7, "out\n", "err\n"), "{ran:?}");
-        let missing = run(runtime, &["--rm"], &["nosuch"])?;
+        let missing = run(runtime, &["--rm"], &["busybox", "nosuch"])?;
         assert_eq!(missing.code, 127, "{missing:?}");
         Ok(())
     })
 }
 
 #[test]
-fn docker_publishes_a_port_adds_a_process_and_stops() -> Result<()> {
+fn nginx_serves_under_docker_and_is_looked_into() -> Result<()> {
     on_each(|runtime| {
-        let script = "mkdir /www; echo a page >/www/index.html; echo serving; exec httpd -f -p 80 -h /www";
-        let started = run(runtime, &["-d", "--name", "web", "-p", "8081:80"], &["sh", "-c", script])?;
+        let started = run(runtime, &["-d", "--name", "web", "-p", "8080:80"], &["nginx"])?;
         assert_eq!(started.code, 0, "{started:?}");
-        eventually("the page is served", || {
-            let fetched =
-                Command::new("wget").args(["-q", "-T", "5", "-O", "-", "http://127.0.0.1:8081/"]).output()?;
-            Ok(fetched.stdout == b"a page\n")
-        })?;
+        let logs = Started::spawn(&mut shared()?.command(&["logs", "-f", "web"]))?;
+        eventually("the page is served", || Ok(fetch("http://127.0.0.1:8080/")? == "a page of nginx\n"))?;
         let used = docker(&["stats", "--no-stream", "--format", "{{.MemUsage}}", "web"])?;
         assert!(used.code == 0 && !used.out().starts_with("0B"), "{used:?}");
         let exec = docker(&["exec", "web", "sh", "-c", "cat /proc/1/comm; exit 5"])?;
-        assert_eq!((exec.code, exec.out().as_str()), (5, "httpd\n"), "{exec:?}");
-        assert_eq!(docker(&["logs", "web"])?.out(), "serving\n");
-        let stopped = docker(&["stop", "-t", "1", "web"])?;
+        assert_eq!((exec.code, exec.out().as_str()), (5, "nginx\n"), "{exec:?}");
+        let words = ["exec", "-it", "web", "sh", "-c", "echo ready; read line; echo got $line; exit 4"];
+        let mut terminal = Terminal::spawn(&shared()?.command(&words), 100, 30)?;
+        terminal.expect("ready")?;
+        terminal.type_keys("words\n")?;
+        terminal.expect("got words")?;
+        assert_eq!(terminal.finish()?, 4);
+        // The image's server ends by itself when it is asked to.
+        let stopped = docker(&["stop", "-t", "20", "web"])?;
         assert_eq!(stopped.code, 0, "{stopped:?}");
+        let logged = logs.finish(b"")?;
+        assert!(logged.out().contains("GET / HTTP/1.1"), "{logged:?}");
         let status = docker(&["inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", "web"])?;
-        assert_eq!(status.out(), "exited 137\n", "{status:?}");
+        assert_eq!(status.out(), "exited 0\n", "{status:?}");
         assert_eq!(docker(&["rm", "web"])?.code, 0);
         Ok(())
     })

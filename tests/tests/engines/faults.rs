@@ -5,11 +5,11 @@ use std::{
     path::Path,
     process::Command,
     thread::sleep,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use securectr_tests::{Containerd, Runtime, containerd, eventually, on_each};
+use securectr_tests::{Containerd, Runtime, Started, containerd, eventually, on_each};
 
 /// Kills a program of the container's by name.
 fn kill_all(program: &str) -> Result<()> {
@@ -48,6 +48,59 @@ fn a_machine_that_is_killed_is_a_container_that_was_killed() -> Result<()> {
         nothing_is_left_of("killed")?;
     }
     Ok(())
+}
+
+#[test]
+fn who_is_killed_while_a_container_is_made_leaves_nothing() -> Result<()> {
+    for program in ["securectr-vmm", "securectr-files", "containerd-shim-securectr-v2"] {
+        for moment_ms in [150, 400, 700, 1000] {
+            let words = ["sleep", "1000"];
+            let mut command =
+                containerd()?.run_command(Runtime::Securectr, &["-d", "--null-io"], "early", &words);
+            let started = Started::spawn(&mut command)?;
+            sleep(Duration::from_millis(moment_ms));
+            // There may be none yet, or the container may run: whatever it is, it can be removed.
+            let _ = kill_all(program);
+            started.finish(b"")?;
+            containerd()?.ctr(["task", "rm", "-f", "early"])?;
+            eventually("the container can be removed", || {
+                containerd()?.ctr(["container", "rm", "early"])?;
+                Ok(!containerd()?.ctr(["container", "ls", "-q"])?.out().contains("early"))
+            })?;
+            nothing_is_left_of("early").with_context(|| format!("{program} after {moment_ms} ms"))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_guest_that_panics_ends_its_container_and_says_so() -> Result<()> {
+    let panic = ["sh", "-c", "sleep 1; echo 2 >/proc/sys/vm/panic_on_oom; tail /dev/zero"];
+    let options = ["-d", "--null-io", "--privileged", "--memory-limit", "67108864"];
+    let mut command = containerd()?.run_command(Runtime::Securectr, &options, "panics", &panic);
+    ensure!(command.status()?.success());
+    eventually("it has ended", || Ok(containerd()?.status("panics")?.as_deref() == Some("STOPPED")))?;
+    let removed = containerd()?.remove_task("panics")?;
+    assert!(removed.err().contains("exit with non-zero exit code 137"), "{removed:?}");
+    let log = fs::read_to_string(containerd()?.place().join("log"))?;
+    assert!(log.contains("the guest kernel panicked: "), "the cause is in containerd's log");
+    assert_eq!(containerd()?.ctr(["container", "rm", "panics"])?.code, 0);
+    nothing_is_left_of("panics")
+}
+
+#[test]
+fn a_guest_that_hangs_can_be_asked_about_killed_and_removed() -> Result<()> {
+    let container = containerd()?.detached(Runtime::Securectr, "hangs", &["sleep", "1000"])?;
+    container.wait_until("RUNNING")?;
+    ensure!(Command::new("pkill").args(["-STOP", "-x", "securectr-vmm"]).status()?.success());
+    let began = Instant::now();
+    assert_eq!(containerd()?.status("hangs")?.as_deref(), Some("RUNNING"));
+    ensure!(began.elapsed() < Duration::from_secs(5), "the state took {:?}", began.elapsed());
+    assert_eq!(container.signal("KILL")?.code, 0);
+    container.wait_until("STOPPED")?;
+    container.remove_task()?;
+    drop(container);
+    nothing_is_left_of("hangs")
 }
 
 #[test]
