@@ -116,6 +116,8 @@ fn nginx_serves_under_docker_and_is_looked_into() -> Result<()> {
         assert_eq!(started.code, 0, "{started:?}");
         let logs = Started::spawn(&mut shared()?.command(&["logs", "-f", "web"]))?;
         eventually("the page is served", || Ok(fetch("http://127.0.0.1:8080/")? == "a page of nginx\n"))?;
+        let detached = docker(&["exec", "-dt", "web", "sh", "-c", "sleep 1000"])?;
+        assert_eq!(detached.code, 0, "{detached:?}");
         let used = docker(&["stats", "--no-stream", "--format", "{{.MemUsage}}", "web"])?;
         assert!(used.code == 0 && !used.out().starts_with("0B"), "{used:?}");
         let exec = docker(&["exec", "web", "sh", "-c", "cat /proc/1/comm; exit 5"])?;

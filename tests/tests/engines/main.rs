@@ -4,6 +4,7 @@ mod cri;
 mod ctr;
 mod docker;
 mod faults;
+mod figures;
 mod install;
 mod oci;
 mod podman;

@@ -50,6 +50,9 @@ pub(super) fn exec(exec: &Exec, records: &Records, global: &Global) -> Result<u8
         };
         if let Some(ready) = ready {
             report(ready, refused.as_ref().map_or(Ok(()), Err));
+            if let Ok(Begun::Running(Running { console: Some(console), .. })) = &begun {
+                let _ = console.let_go_of_streams();
+            }
         }
         match begun? {
             Begun::Running(running) => running.wait().await,

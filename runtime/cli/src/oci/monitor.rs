@@ -48,7 +48,12 @@ pub(super) fn monitor(args: &Monitor, records: &Records, global: &Global) -> Res
         let made = make(args, records, global).await;
         report(ready, made.as_ref().map(drop));
         match made {
-            Ok(container) => Some(container.watch().await),
+            Ok(container) => {
+                if let Some(console) = &container.console {
+                    let _ = console.let_go_of_streams();
+                }
+                Some(container.watch().await)
+            }
             Err(_) => None,
         }
     });
