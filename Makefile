@@ -99,6 +99,7 @@ bench: build images
 	@.ci/packages $(PACKAGES) $(DEMO_PACKAGES) $(TEST_PACKAGES)
 	$(CARGO) build --release --locked -p securectr-bench
 	@tests/on-kvm $(PROGRAMS)/securectr-bench --out target/bench
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/tests/on-kvm $(TEST) --test engines -- --ignored --nocapture figures::
 
 install: build
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)/securectr $(PROGRAMS)/securectr-vmm $(PROGRAMS)/securectr-files $(PROGRAMS)/containerd-shim-securectr-v2

@@ -26,9 +26,6 @@ use crate::{
 /// Memory of a guest without `--memory`, in MiB. It is backed as the guest touches it.
 const DEFAULT_MEMORY_MIB: u32 = 512;
 
-/// More vCPUs than this are given only when asked for.
-const DEFAULT_MOST_VCPUS: usize = 8;
-
 /// `execve` did not find it, as a shell says it.
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
@@ -127,13 +124,7 @@ fn image<'a>(run: &'a Run, global: &Global) -> Result<(Image, &'a [OsString])> {
 
 /// What the host decides where nobody says anything.
 pub(crate) fn settings(global: &Global) -> Settings {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    Settings {
-        default_memory_mib: DEFAULT_MEMORY_MIB,
-        default_vcpu_count: cpus.min(DEFAULT_MOST_VCPUS) as u8,
-        verbose_console: global.debug,
-        network: None,
-    }
+    Settings { verbose_console: global.debug, ..Settings::with_memory_mib(DEFAULT_MEMORY_MIB) }
 }
 
 /// One container, and who looks at it.
@@ -239,10 +230,7 @@ impl Session<'_> {
             self.report
                 .warning(&format!("the container ran out of memory ({limit}): its kernel killed a process"));
         }
-        match status {
-            ExitStatus::Code(code) => code,
-            ExitStatus::Signal(signal) => code_of_signal(signal.into()),
-        }
+        status.shell_code()
     }
 }
 

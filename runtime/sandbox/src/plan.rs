@@ -22,6 +22,9 @@ const MOST_MEMORY: u64 = 1024 * 1024 * MIB;
 /// As many vCPUs as the guest kernel is built for.
 const MOST_VCPUS: u64 = 64;
 
+/// More vCPUs than this are given only when asked for.
+const DEFAULT_MOST_VCPUS: usize = 8;
+
 /// What the host decides where the bundle says nothing.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -33,6 +36,19 @@ pub struct Settings {
     pub verbose_console: bool,
     /// A network namespace whose interfaces become the guest's; without, it has its loopback.
     pub network: Option<PathBuf>,
+}
+
+impl Settings {
+    /// For the CPUs of this host.
+    pub fn with_memory_mib(default_memory_mib: u32) -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            default_memory_mib,
+            default_vcpu_count: cpus.min(DEFAULT_MOST_VCPUS) as u8,
+            verbose_console: false,
+            network: None,
+        }
+    }
 }
 
 /// Where what a container writes goes.

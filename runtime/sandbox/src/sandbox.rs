@@ -49,6 +49,16 @@ pub enum ExitStatus {
     Signal(u8),
 }
 
+impl ExitStatus {
+    /// As a shell tells it: 128 and the signal's number for what a signal ended.
+    pub fn shell_code(self) -> u8 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => 128 + (signal & 0x7f),
+        }
+    }
+}
+
 /// The program could not be executed.
 #[derive(Debug, Error)]
 #[error("execute {program}")]

@@ -36,9 +36,6 @@ use crate::{
 /// Memory of a guest without limits, in MiB. It is backed as the guest touches it.
 const DEFAULT_MEMORY_MIB: u32 = 1024;
 
-/// More vCPUs than this are given only when asked for.
-const DEFAULT_MOST_VCPUS: usize = 8;
-
 #[derive(Debug, Error)]
 pub(crate) enum PodError {
     #[error("task {0}: already exists")]
@@ -121,7 +118,11 @@ impl Pod {
         };
         let anchor = Anchor::drop_here(&network).map_err(PodError::Anchor)?;
         run_before_create(&spec, &hook_state(request, anchor.pid())).await?;
-        let settings = settings(anchor.network(network));
+        let settings = Settings {
+            network: anchor.network(network),
+            verbose_console: self.host.echo_console,
+            ..Settings::with_memory_mib(DEFAULT_MEMORY_MIB)
+        };
         note_pid(&bundle.join(PID_FILE), anchor.pid())?;
         let stdio = stdio_of(request);
         let opened = stdio.open(Owner { namespace: &self.namespace, id }).await?;
@@ -252,16 +253,6 @@ fn note_pid(path: &Path, pid: i32) -> Result<(), PodError> {
     fs::write(path, pid.to_string()).map_err(|source| PodError::Note { path: path.to_owned(), source })
 }
 
-fn settings(network: Option<PathBuf>) -> Settings {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    Settings {
-        default_memory_mib: DEFAULT_MEMORY_MIB,
-        default_vcpu_count: cpus.min(DEFAULT_MOST_VCPUS) as u8,
-        verbose_console: false,
-        network,
-    }
-}
-
 /// What the host's hooks are told.
 fn hook_state(request: &CreateTaskRequest, pid: i32) -> HookState {
     HookState {
@@ -316,7 +307,8 @@ mod tests {
             "io.kubernetes.cri.sandbox-cpu-period": "100000"});
         let spec =
             serde_json::from_value(json!({"ociVersion": "1.0.2", "annotations": annotations})).unwrap();
-        let machine = MachinePlan::limited(pod_limits(&spec).as_ref(), true, &settings(None)).unwrap();
+        let machine =
+            MachinePlan::limited(pod_limits(&spec).as_ref(), true, &Settings::with_memory_mib(512)).unwrap();
         assert_eq!((machine.memory_mib, machine.vcpu_count), (100 + 64, 2));
     }
 }

@@ -6,18 +6,10 @@ use containerd_shim_protos::{
     protobuf::well_known_types::timestamp::Timestamp,
     ttrpc::{self, Code, get_status},
 };
-use securectr_sandbox::{Exit, ExitStatus};
-
-/// As a shell tells it.
-pub(crate) fn code(status: ExitStatus) -> u32 {
-    match status {
-        ExitStatus::Code(code) => code.into(),
-        ExitStatus::Signal(signal) => 128 + u32::from(signal),
-    }
-}
+use securectr_sandbox::Exit;
 
 pub(crate) fn exit_code(exit: &Exit) -> u32 {
-    code(exit.status)
+    exit.status.shell_code().into()
 }
 
 pub(crate) fn timestamp(time: SystemTime) -> Timestamp {

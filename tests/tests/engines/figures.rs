@@ -55,10 +55,13 @@ fn print(what: &str, unit: &str, figures: &[(&str, f64)]) {
     println!("{what}, {unit}: {}", cells.join("  "));
 }
 
-/// PSS of all processes, in kB: what one container more adds to it is what it costs.
+/// PSS of all processes but containerd's own, in kB: what one container more adds to it is what it costs.
 fn pss_kb() -> Result<u64> {
     let mut sum = 0;
     for entry in fs::read_dir("/proc")?.flatten() {
+        if fs::read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.trim() == "containerd") {
+            continue;
+        }
         let Ok(rollup) = fs::read_to_string(entry.path().join("smaps_rollup")) else { continue };
         let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
         sum += line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0);

@@ -14,9 +14,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::{Hooks, Spec};
 use rustix::process::setsid;
 use securectr_sandbox::{
-    Anchor, Bundle, ContainerPlan, Disks, Exit, ExitStatus, HookState, Host, HostCgroup, Installation,
-    MachinePlan, Process, ProcessName, Reach, RootSource, Sandbox, Scope, Settings, StateRoot, Streams,
-    StreamsWanted, Writable, container, find_program, network_source, run_before_create,
+    Anchor, Bundle, ContainerPlan, Disks, HookState, Host, HostCgroup, Installation, MachinePlan, Process,
+    ProcessName, Reach, RootSource, Sandbox, Scope, Settings, StateRoot, Streams, StreamsWanted, Writable,
+    container, find_program, network_source, run_before_create,
 };
 use tokio::{net::UnixListener, task::JoinSet, time::timeout};
 
@@ -216,7 +216,7 @@ impl Watched {
         if let Some(cause) = &exit.cause {
             eprintln!("securectr: the machine of {} ended: {cause}", self.plan.id);
         }
-        Ok(code(&exit))
+        Ok(exit.status.shell_code())
     }
 
     fn served(&self) -> serve::Container {
@@ -241,13 +241,5 @@ impl Watched {
                 }
             }
         }
-    }
-}
-
-/// As a shell tells it.
-pub(super) fn code(exit: &Exit) -> u8 {
-    match exit.status {
-        ExitStatus::Code(code) => code,
-        ExitStatus::Signal(signal) => 128 + (signal & 0x7f),
     }
 }

@@ -16,7 +16,7 @@ use tokio::{
     net::UnixStream,
 };
 
-use super::{Book, code, hook_state, record, turn};
+use super::{Book, hook_state, record, turn};
 use crate::oci::{
     control::{self, Answer, MAX_LEN, Request},
     record::Status,
@@ -148,7 +148,7 @@ impl Added {
             Request::StartExec => started(process.start().await),
             Request::KillExec { signal } => killed(process.kill(signal, Reach::Process).await),
             Request::ResizeExec { columns, rows } => done(process.resize(columns, rows).await),
-            _ => Answer::Exited(code(&process.wait().await)),
+            _ => Answer::Exited(process.wait().await.status.shell_code()),
         }
     }
 
