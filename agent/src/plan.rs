@@ -35,6 +35,8 @@ pub(crate) enum PlanError {
     Unsupported(String),
     #[error("{property} cannot be {value:?}")]
     Invalid { property: &'static str, value: String },
+    #[error("{property} has {value:?} twice")]
+    Twice { property: &'static str, value: String },
     #[error("{0} is missing")]
     Missing(&'static str),
     #[error("linux.seccomp")]

@@ -1,5 +1,6 @@
 //! What the tests of the built programs share: where they are, and a container run in three lines.
 
+mod bundle;
 mod containerd;
 pub mod cri;
 mod lan;
@@ -8,6 +9,7 @@ mod terminal;
 
 use std::path::{Path, PathBuf};
 
+pub use bundle::Bundle;
 pub use containerd::{Containerd, Detached, Runtime, containerd, eventually, on_each};
 pub use lan::Lan;
 pub use run::{Finished, Started, run, run_in, securectr};

@@ -82,6 +82,14 @@ fn known_properties_that_cannot_be_done_are_refused_by_name() {
 }
 
 #[test]
+fn a_limit_that_is_given_twice_is_refused() {
+    let limit = |name: &str| json!({ "type": name, "soft": 1, "hard": 1 });
+    assert!(with("/process/rlimits", json!([limit("RLIMIT_CORE"), limit("RLIMIT_CPU")])).is_ok());
+    let refusal = with("/process/rlimits", json!([limit("RLIMIT_CORE"), limit("RLIMIT_CORE")])).unwrap_err();
+    assert!(refusal.to_string().contains("RLIMIT_CORE"), "{refusal}");
+}
+
+#[test]
 fn empty_values_ask_for_nothing() {
     assert!(with("/process/selinuxLabel", json!("")).is_ok());
     assert!(with("/linux/uidMappings", json!([])).is_ok());

@@ -7,3 +7,4 @@ mod faults;
 mod install;
 mod oci;
 mod podman;
+mod spec;
