@@ -120,12 +120,13 @@ impl Pod {
             Role::Single | Role::Pod => network_source(&spec)?,
         };
         let anchor = Anchor::drop_here(&network).map_err(PodError::Anchor)?;
-        run_before_create(&spec, &hook_state(request, anchor.pid())).await?;
+        run_before_create(&spec, &hook_state(request, &spec, anchor.pid())).await?;
         let settings = settings(anchor.network(network));
         note_pid(&bundle.join(PID_FILE), anchor.pid())?;
         let stdio = stdio_of(request);
         let opened = stdio.open(Owner { namespace: &self.namespace, id }).await?;
         let hooks = spec.hooks().clone();
+        let annotations = spec.annotations().clone().unwrap_or_default();
         let made = match bundle::role(id, &spec)? {
             Role::Pod => {
                 let machine = MachinePlan::limited(pod_limits(&spec).as_ref(), true, &settings)?;
@@ -158,6 +159,7 @@ impl Pod {
             id: id.to_owned(),
             bundle,
             hooks,
+            annotations,
             sandbox: made.sandbox,
             container: made.container,
             anchor,
@@ -263,13 +265,14 @@ fn settings(network: Option<PathBuf>) -> Settings {
 }
 
 /// What the host's hooks are told.
-fn hook_state(request: &CreateTaskRequest, pid: i32) -> HookState {
+fn hook_state(request: &CreateTaskRequest, spec: &Spec, pid: i32) -> HookState {
     HookState {
         oci_version: OCI_VERSION.to_owned(),
         id: request.id.clone(),
         status: "creating",
         pid,
         bundle: PathBuf::from(&request.bundle),
+        annotations: spec.annotations().clone().unwrap_or_default(),
     }
 }
 

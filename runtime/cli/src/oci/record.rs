@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use oci_spec::runtime::Hook;
 use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
@@ -58,6 +59,9 @@ pub(crate) struct Record {
     /// RFC 3339.
     pub created: String,
     pub annotations: HashMap<String, String>,
+    /// The host's hooks for afterwards: what has become of config.json by then does not count.
+    #[serde(default)]
+    pub poststop: Vec<Hook>,
 }
 
 /// The directory that holds all.
@@ -181,6 +185,7 @@ mod tests {
             status: Status::Running,
             created: "2026-01-01T00:00:00Z".into(),
             annotations: HashMap::new(),
+            poststop: Vec::new(),
         }
     }
 
