@@ -181,6 +181,37 @@ fn limit(name: &str) -> Value {
 }
 
 #[test]
+fn a_capability_that_there_is_not_is_a_warning() -> Result<()> {
+    on_each(|runtime| {
+        let bundle = script(runtime, "grep CapBnd /proc/self/status; echo ran")?;
+        bundle.set("process.capabilities", json!({"bounding": ["CAP_KILL", "CAP_FLY"]}))?;
+        assert_eq!(bundle.run()?, "CapBnd:\t0000000000000020\nran\n");
+        assert!(bundle.read("err")?.contains("CAP_FLY"), "{}", bundle.read("err")?);
+        Ok(())
+    })
+}
+
+#[test]
+fn what_a_spec_may_not_say_is_refused() -> Result<()> {
+    on_securectr(|runtime| {
+        let bundle = script(runtime, "true")?;
+        let idmap = json!([{"destination": "/m", "type": "tmpfs", "source": "tmpfs", "options": ["idmap"]}]);
+        for (why, property, value) in [
+            ("no semantic version", "ociVersion", json!("1.2")),
+            ("an annotation without a name", "annotations", json!({"": "x"})),
+            ("an annotation that is no text", "annotations", json!({"x": 1})),
+            ("a personality's flag", "linux.personality", json!({"domain": "LINUX", "flags": ["X"]})),
+            ("a relative masked path", "linux.maskedPaths", json!(["proc/kcore"])),
+            ("a relative read-only path", "linux.readonlyPaths", json!(["proc/sys"])),
+            ("a map of ids that is not given", "mounts", idmap),
+        ] {
+            refuses(&bundle, why, property, value)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn unknown_properties_are_ignored() -> Result<()> {
     on_each(|runtime| {
         let bundle = script(runtime, "echo ran")?;
