@@ -11,6 +11,7 @@ mod update;
 
 use std::path::{Component, Path};
 
+use rustix::fs::FileType;
 use securectr_protocol::SHARED;
 use thiserror::Error;
 
@@ -35,6 +36,8 @@ pub(crate) enum PlanError {
     Unsupported(String),
     #[error("{property} cannot be {value:?}")]
     Invalid { property: &'static str, value: String },
+    #[error("{property} has {value:?} twice")]
+    Twice { property: &'static str, value: String },
     #[error("{0} is missing")]
     Missing(&'static str),
     #[error("linux.seccomp")]
@@ -68,11 +71,11 @@ impl ContainerPlan {
     }
 }
 
-/// A device node, made in the container beside the usual ones.
+/// A device node or a pipe, made in the container beside the usual ones.
 #[derive(Debug, PartialEq)]
 pub(crate) struct DeviceNode {
     pub path: String,
-    pub kind: DeviceKind,
+    pub kind: FileType,
     pub major: u32,
     pub minor: u32,
     /// Permission bits.
@@ -142,8 +145,9 @@ fn refuse_unsupported(linux: &spec::Linux) -> Result<(), PlanError> {
 
 fn device_node(device: &spec::Device) -> Result<DeviceNode, PlanError> {
     let kind = match device.kind.as_str() {
-        "c" | "u" => DeviceKind::Character,
-        "b" => DeviceKind::Block,
+        "c" | "u" => FileType::CharacterDevice,
+        "b" => FileType::BlockDevice,
+        "p" => FileType::Fifo,
         other => return Err(PlanError::Invalid { property: "linux.devices.type", value: other.to_owned() }),
     };
     Ok(DeviceNode {

@@ -48,6 +48,9 @@ pub(crate) fn compile(profile: &spec::Seccomp) -> Result<Filter, SeccompError> {
     let default = action("defaultAction", &profile.default_action, profile.default_errno_ret)?;
     let mut verdicts: BTreeMap<u32, Verdict> = BTreeMap::new();
     for entry in &profile.syscalls {
+        if entry.names.is_empty() {
+            return refuse("syscalls.names", "");
+        }
         let action = action("syscalls.action", &entry.action, entry.errno_ret)?;
         let rules = rules(&entry.args, action)?;
         for number in entry.names.iter().filter_map(|name| name.parse::<Sysno>().ok()) {
@@ -97,6 +100,10 @@ fn leaves(verdicts: BTreeMap<u32, Verdict>, default: u32) -> Vec<(u32, Vec<Rule>
 
 fn action(property: &'static str, name: &str, errno: Option<u16>) -> Result<u32, SeccompError> {
     let data = |default: libc::c_int| u32::from(errno.unwrap_or(default as u16));
+    let takes_errno = ["SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"].contains(&name);
+    if let Some(errno) = errno.filter(|_| !takes_errno) {
+        return Err(SeccompError::Unsupported { property, value: format!("{name} with the error {errno}") });
+    }
     Ok(match name {
         "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => libc::SECCOMP_RET_KILL_THREAD,
         "SCMP_ACT_KILL_PROCESS" => libc::SECCOMP_RET_KILL_PROCESS,

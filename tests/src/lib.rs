@@ -1,6 +1,7 @@
 //! What the tests of the built programs share: where they are, and a container run in three lines.
 
 mod bridge;
+mod bundle;
 mod containerd;
 pub mod cri;
 mod lan;
@@ -16,6 +17,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 pub use bridge::{fetch, load_bridge_modules};
+pub use bundle::Bundle;
 pub use containerd::{Containerd, Detached, Runtime, containerd, eventually, on_each};
 pub use lan::Lan;
 pub use run::{Finished, Started, run, run_in, securectr};

@@ -3,7 +3,9 @@
 use std::{io, os::fd::AsFd, path::Path};
 
 use rustix::{
-    fs::{AtFlags, FileType, Gid, Mode, Uid, chownat, makedev, mknodat, unlinkat},
+    fs::{
+        AtFlags, FileType, Gid, Mode, Uid, chmodat, chownat, major, makedev, minor, mknodat, statat, unlinkat,
+    },
     io::Errno,
 };
 
@@ -11,7 +13,7 @@ use super::{
     failure::{During, Failure},
     root::{self, Kind, Root},
 };
-use crate::plan::{DEFAULT_DEVICES, DeviceKind, DeviceNode};
+use crate::plan::{DEFAULT_DEVICES, DeviceNode};
 
 const LINKS: [(&str, &str); 4] = [
     ("fd", "/proc/self/fd"),
@@ -20,9 +22,14 @@ const LINKS: [(&str, &str); 4] = [
     ("stderr", "/proc/self/fd/2"),
 ];
 
+/// It is a link: a node would be the guest's. Engines name it with all of the host's devices.
+const MULTIPLEXER: &str = "/dev/ptmx";
+
+/// Those of the spec never take the place of something else.
 pub(super) fn make_all(root: &Root, devices: &[DeviceNode]) -> Result<(), Failure> {
     make_default(root).during(|| "make the default devices".into())?;
-    devices.iter().try_for_each(|device| make(root, device).during(|| format!("make {}", device.path)))
+    let devices = devices.iter().filter(|device| device.path != MULTIPLEXER);
+    devices.into_iter().try_for_each(|device| make(root, device).during(|| format!("make {}", device.path)))
 }
 
 fn make_default(root: &Root) -> io::Result<()> {
@@ -40,13 +47,21 @@ fn make_default(root: &Root) -> io::Result<()> {
 
 fn make(root: &Root, device: &DeviceNode) -> io::Result<()> {
     let (parent, name) = root.parent_of(Path::new(&device.path))?;
-    let kind = match device.kind {
-        DeviceKind::Character => FileType::CharacterDevice,
-        DeviceKind::Block => FileType::BlockDevice,
-    };
-    node(&parent, name, kind, Mode::from_raw_mode(device.mode), (device.major, device.minor))?;
+    let (mode, number) = (Mode::from_raw_mode(device.mode), makedev(device.major, device.minor));
+    match mknodat(&parent, name, device.kind, mode, number) {
+        Err(Errno::EXIST) if is_at(&parent, name, device)? => chmodat(&parent, name, mode, AtFlags::empty())?,
+        made => made?,
+    }
     let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
     Ok(chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+fn is_at(parent: impl AsFd, name: &Path, device: &DeviceNode) -> io::Result<bool> {
+    let found = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let is_kind = FileType::from_raw_mode(found.st_mode) == device.kind;
+    // A pipe has no numbers.
+    let numbers = (major(found.st_rdev), minor(found.st_rdev));
+    Ok(is_kind && (device.kind == FileType::Fifo || numbers == (device.major, device.minor)))
 }
 
 /// Takes the place of what an image may have there.

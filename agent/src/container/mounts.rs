@@ -8,13 +8,13 @@ use std::{
 
 use rustix::{
     fs::CWD,
-    mount::{MountAttrFlags, OpenTreeFlags, open_tree},
+    mount::{FsPickFlags, MountAttrFlags, OpenTreeFlags, fsconfig_reconfigure, fspick, open_tree},
 };
 
 use super::{
     failure::{During, Failure},
     root::{self, Kind, Root},
-    rootfs::{attach, new_mount, set_attributes, set_propagation},
+    rootfs::{attach, configure, new_mount, set_attributes, set_propagation},
 };
 use crate::plan::{Attributes, MountPlan, MountSource, Propagation};
 
@@ -39,6 +39,10 @@ fn mount(root: &Root, plan: &MountPlan) -> io::Result<()> {
             set_attributes(&mount, plan.attributes, false)?;
             (mount, root::kind_of(source)?)
         }
+        MountSource::Remount { parameters } => {
+            let mount = root.find(Path::new(&plan.destination))?;
+            return remount(&mount, plan, parameters);
+        }
     };
     set_attributes(&mount, plan.recursive_attributes, true)?;
     attach(&mount, root.find_or_make(Path::new(&plan.destination), kind)?)?;
@@ -46,6 +50,19 @@ fn mount(root: &Root, plan: &MountPlan) -> io::Result<()> {
         Some(propagation) => propagate(&mount, propagation),
         None => Ok(()),
     }
+}
+
+/// What is not asked for stays as it is.
+fn remount(mount: &OwnedFd, plan: &MountPlan, parameters: &[(String, Option<String>)]) -> io::Result<()> {
+    // Where nothing is mounted this fails.
+    let context = fspick(mount, "", FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH)?;
+    set_attributes(mount, plan.attributes, false)?;
+    set_attributes(mount, plan.recursive_attributes, true)?;
+    if parameters.is_empty() {
+        return Ok(());
+    }
+    configure(&context, parameters.iter().map(|(name, value)| (name.as_str(), value.as_deref())))?;
+    Ok(fsconfig_reconfigure(&context)?)
 }
 
 /// The mount is named by its descriptor, not by a path that the image could have bent.

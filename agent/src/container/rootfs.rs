@@ -178,14 +178,23 @@ pub(super) fn new_mount<'a>(
     attributes: MountAttrFlags,
 ) -> io::Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (name, value) in parameters {
-        match value {
-            Some(value) => fsconfig_set_string(&context, name, value)?,
-            None => fsconfig_set_flag(&context, name)?,
-        }
-    }
+    configure(&context, parameters)?;
     fsconfig_create(&context)?;
     Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// Parameters with and without a value.
+pub(super) fn configure<'a>(
+    context: &OwnedFd,
+    parameters: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
+) -> io::Result<()> {
+    for (name, value) in parameters {
+        match value {
+            Some(value) => fsconfig_set_string(context, name, value)?,
+            None => fsconfig_set_flag(context, name)?,
+        }
+    }
+    Ok(())
 }
 
 /// Attaches a mount to an open place.

@@ -22,6 +22,8 @@ pub(crate) enum MountSource {
     FileSystem { kind: String, source: String, parameters: Vec<(String, Option<String>)> },
     /// A path of the guest.
     Bind { path: String, recursive: bool },
+    /// What is mounted there already, with other options.
+    Remount { parameters: Vec<(String, Option<String>)> },
 }
 
 /// `MOUNT_ATTR_*` bits to set and to clear, as of mount_setattr(2).
@@ -96,22 +98,26 @@ fn propagation(word: &str) -> Option<Propagation> {
     Some(Propagation { flags, recursive })
 }
 
-/// `linux.rootfsPropagation`; as in runc it always goes down the tree.
+/// `linux.rootfsPropagation`. It comes after the mounts: only in its recursive spellings it is theirs, too.
 pub(crate) fn root_propagation(word: &str) -> Result<Propagation, PlanError> {
     let invalid = || PlanError::Invalid { property: "linux.rootfsPropagation", value: word.to_owned() };
-    propagation(word).map(|found| Propagation { recursive: true, ..found }).ok_or_else(invalid)
+    propagation(word).ok_or_else(invalid)
 }
 
 pub(crate) fn plan(mount: spec::Mount) -> Result<MountPlan, PlanError> {
     refuse_unless(mount.uid_mappings.is_none(), "mounts.uidMappings")?;
     refuse_unless(mount.gid_mappings.is_none(), "mounts.gidMappings")?;
-    let destination = absolute_path("mounts.destination", mount.destination)?;
+    // A relative one is deprecated, and counts from the root.
+    let destination =
+        absolute_path("mounts.destination", format!("/{}", mount.destination.trim_start_matches('/')))?;
     let mut words = Words::default();
     for option in mount.options {
         words.take(option)?;
     }
     let bind = words.bind.or((mount.kind.as_deref() == Some("bind")).then_some(Bind { recursive: true }));
+    words.parameters.retain(|(name, _)| bind.is_none() || !OF_THE_FILE_SYSTEM.contains(&name.as_str()));
     let source = match bind {
+        _ if words.remount => MountSource::Remount { parameters: words.parameters },
         Some(bind) => {
             refuse_unless(
                 words.parameters.is_empty(),
@@ -146,6 +152,10 @@ fn file_system(
     Ok(MountSource::FileSystem { kind, source, parameters })
 }
 
+/// Options of the file system and of all its mounts, which mount(2) leaves as they are for a bind.
+const OF_THE_FILE_SYSTEM: [&str; 7] =
+    ["async", "dirsync", "lazytime", "mand", "nolazytime", "nomand", "sync"];
+
 #[derive(Clone, Copy)]
 struct Bind {
     recursive: bool,
@@ -157,6 +167,7 @@ struct Words {
     attributes: Attributes,
     recursive_attributes: Attributes,
     propagation: Option<Propagation>,
+    remount: bool,
     parameters: Vec<(String, Option<String>)>,
 }
 
@@ -165,9 +176,11 @@ impl Words {
         match option.as_str() {
             "bind" => self.bind = Some(Bind { recursive: false }),
             "rbind" => self.bind = Some(Bind { recursive: true }),
+            "remount" => self.remount = true,
             "defaults" | "" => {}
-            "remount" | "tmpcopyup" | "idmap" | "ridmap" | "copy-symlink" | "dest-nofollow"
-            | "src-nofollow" => {
+            // They say how mount(2) is to speak of errors, and how NFS is to count changes: fsconfig(2) knows neither.
+            "loud" | "silent" | "iversion" | "noiversion" => {}
+            "tmpcopyup" | "idmap" | "ridmap" | "copy-symlink" | "dest-nofollow" | "src-nofollow" => {
                 return Err(PlanError::Unsupported(format!("mounts.options {option:?}")));
             }
             word => {

@@ -1,6 +1,6 @@
 //! What a process is to be.
 
-use std::ffi::CString;
+use std::{collections::BTreeSet, ffi::CString};
 
 use rustix::process::{Resource, Rlimit};
 
@@ -62,7 +62,7 @@ pub(crate) fn plan(spec: spec::Process) -> Result<ProcessPlan, PlanError> {
         additional_gids: spec.user.additional_gids,
         umask: spec.user.umask,
         capabilities: capabilities::plan(&spec.capabilities.unwrap_or_default())?,
-        rlimits: spec.rlimits.iter().map(rlimit).collect::<Result<_, _>>()?,
+        rlimits: rlimits(&spec.rlimits)?,
         no_new_privileges: spec.no_new_privileges,
         oom_score_adj: spec.oom_score_adj,
         seccomp: None,
@@ -94,6 +94,15 @@ pub(super) fn string(property: &'static str, text: String) -> Result<CString, Pl
 fn window_size(size: Option<spec::ConsoleSize>) -> WindowSize {
     let fit = |length: u64| u16::try_from(length).unwrap_or(u16::MAX);
     size.map_or(WindowSize::default(), |size| WindowSize { columns: fit(size.width), rows: fit(size.height) })
+}
+
+/// The specification demands that one which is given twice is refused.
+fn rlimits(specs: &[spec::Rlimit]) -> Result<Vec<(Resource, Rlimit)>, PlanError> {
+    let mut names = BTreeSet::new();
+    match specs.iter().find(|spec| !names.insert(&spec.name)) {
+        Some(spec) => Err(PlanError::Twice { property: "process.rlimits", value: spec.name.clone() }),
+        None => specs.iter().map(rlimit).collect(),
+    }
 }
 
 fn rlimit(spec: &spec::Rlimit) -> Result<(Resource, Rlimit), PlanError> {

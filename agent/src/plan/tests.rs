@@ -82,6 +82,14 @@ fn known_properties_that_cannot_be_done_are_refused_by_name() {
 }
 
 #[test]
+fn a_limit_that_is_given_twice_is_refused() {
+    let limit = |name: &str| json!({ "type": name, "soft": 1, "hard": 1 });
+    assert!(with("/process/rlimits", json!([limit("RLIMIT_CORE"), limit("RLIMIT_CPU")])).is_ok());
+    let refusal = with("/process/rlimits", json!([limit("RLIMIT_CORE"), limit("RLIMIT_CORE")])).unwrap_err();
+    assert!(refusal.to_string().contains("RLIMIT_CORE"), "{refusal}");
+}
+
+#[test]
 fn empty_values_ask_for_nothing() {
     assert!(with("/process/selinuxLabel", json!("")).is_ok());
     assert!(with("/linux/uidMappings", json!([])).is_ok());
@@ -183,12 +191,46 @@ fn binds_are_known_by_type_or_option() {
             matches!(source, MountSource::Bind { path, recursive } if path == "/y" && recursive == expected)
         );
     }
-    assert!(plan(json!({ "destination": "x", "type": "bind", "source": "/y" })).is_err());
+    let relative = plan(json!({ "destination": "x/y", "type": "bind", "source": "/y" })).unwrap();
+    assert_eq!(relative.mounts[0].destination, "/x/y", "as the specification has it");
     assert!(plan(json!({ "destination": "/x", "type": "bind", "source": "y" })).is_err());
     assert!(plan(json!({ "destination": "/x", "type": "bind" })).is_err());
     assert!(plan(json!({ "destination": "/x" })).is_err());
     let refusal = plan(json!({ "destination": "/x", "type": "bind", "source": "/y", "options": ["mode=1"] }));
     assert!(refusal.unwrap_err().to_string().contains("mode"));
+    let options = json!(["bind", "sync", "lazytime", "silent", "noiversion", "nodev"]);
+    let plan = plan(json!({ "destination": "/x", "source": "/y", "options": options })).unwrap();
+    assert!(matches!(plan.mounts[0].source, MountSource::Bind { .. }), "what mount(2) ignores is no refusal");
+}
+
+#[test]
+fn what_is_mounted_gets_other_options() {
+    let mount = json!([{ "destination": "/x", "type": "tmpfs", "options": ["remount", "ro", "size=1m"] }]);
+    let plan = with("/mounts", mount).unwrap().mounts.remove(0);
+    assert_eq!(plan.attributes.set, libc::MOUNT_ATTR_RDONLY);
+    let MountSource::Remount { parameters } = plan.source else { panic!("a new mount") };
+    assert_eq!(parameters, [("size".into(), Some("1m".into()))]);
+}
+
+#[test]
+fn the_roots_propagation_is_its_mounts_only_when_it_says_so() {
+    let propagation = |word: &str| with("/linux/rootfsPropagation", json!(word)).map(|plan| plan.propagation);
+    for (word, recursive) in [("shared", false), ("rshared", true), ("private", false), ("runbindable", true)]
+    {
+        assert_eq!(propagation(word).unwrap().unwrap().recursive, recursive, "{word}");
+    }
+    assert!(propagation("viral").is_err());
+}
+
+#[test]
+fn a_device_is_a_node_or_a_pipe() {
+    let device = |kind: &str| with("/linux/devices", json!([{ "path": "/dev/x", "type": kind, "minor": 7 }]));
+    for (kind, expected) in
+        [("c", FileType::CharacterDevice), ("b", FileType::BlockDevice), ("p", FileType::Fifo)]
+    {
+        assert_eq!(device(kind).unwrap().devices[0].kind, expected);
+    }
+    assert!(device("s").is_err());
 }
 
 #[test]

@@ -170,3 +170,18 @@ fn what_cannot_be_done_is_refused_by_name() {
         assert!(refusal.to_string().contains("SCMP_ACT_NOTIFY"), "{refusal}");
     }
 }
+
+#[test]
+fn an_error_is_only_for_actions_that_have_one() {
+    let refuses = |json: &str| compile(&serde_json::from_str(json).unwrap()).is_err();
+    assert!(refuses(r#"{"defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": 1}"#));
+    let entry = |names: &str, action: &str| {
+        format!(
+            r#"{{"defaultAction": "SCMP_ACT_ALLOW",
+                "syscalls": [{{"names": [{names}], "action": "{action}", "errnoRet": 1}}]}}"#
+        )
+    };
+    assert!(refuses(&entry("\"read\"", "SCMP_ACT_KILL")));
+    assert!(!refuses(&entry("\"read\"", "SCMP_ACT_TRACE")));
+    assert!(refuses(&entry("", "SCMP_ACT_ERRNO")), "it names no call");
+}

@@ -427,7 +427,7 @@ async fn what_cannot_be_done_is_refused_by_name(guest: &mut Guest) -> Result<()>
         ("/linux/seccomp", json!({ "defaultAction": "SCMP_ACT_NOTIFY" }), "SCMP_ACT_NOTIFY"),
         ("/hooks", json!({ "createContainer": [{ "path": "/x" }] }), "hooks.createContainer"),
         ("/hooks", json!({ "startContainer": [{ "path": "x" }] }), "hooks.startContainer"),
-        ("/mounts/0/options", json!(["remount"]), "remount"),
+        ("/mounts/0/options", json!(["remount"]), "/proc"),
         ("/mounts/0/options", json!(["no_such_option"]), "/proc"),
         ("/mounts/0/type", json!("nosuchfs"), "/proc"),
         ("/linux/sysctl", json!({ "net.no.such": "1" }), "net/no/such"),

@@ -60,6 +60,9 @@ pub(crate) fn adapt(spec: &mut Spec, scope: Scope) -> Result<(), PlanError> {
             (LinuxNamespaceType::Mount, _) => {
                 return Err(PlanError::Unsupported("a mount namespace of another container"));
             }
+            (LinuxNamespaceType::User | LinuxNamespaceType::Time, _) => {
+                return Err(PlanError::Unsupported("a user or time namespace of another process"));
+            }
             (LinuxNamespaceType::Pid, Scope::Alone { .. }) => {
                 return Err(PlanError::Unsupported("a pid namespace of another container"));
             }
@@ -152,7 +155,11 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_pid_namespace_is_refused() {
+    fn a_foreign_namespace_without_a_counterpart_is_refused() {
+        for kind in ["user", "time", "mount"] {
+            let joined = json!({"namespaces": [{"type": "pid"}, {"type": kind, "path": "/proc/7/ns/x"}]});
+            assert!(matches!(adapted(joined, Scope::Pod), Err(PlanError::Unsupported(_))), "{kind}");
+        }
         let joined = json!({"namespaces": [{"type": "pid", "path": "/proc/7/ns/pid"}]});
         assert!(matches!(adapted(joined, ALONE), Err(PlanError::Unsupported(_))));
         for scope in [ALONE, Scope::Pod] {

@@ -1,7 +1,7 @@
 //! The host's hooks of a spec (runtime spec, "POSIX-platform Hooks"): programs that engines want run beside a container's life, such
 //! as Docker's, which wires its network.
 
-use std::{io, path::PathBuf, process::Stdio, time::Duration};
+use std::{collections::HashMap, io, path::PathBuf, process::Stdio, time::Duration};
 
 use oci_spec::runtime::{Hook, Spec};
 use serde::Serialize;
@@ -38,13 +38,19 @@ pub struct HookState {
     /// Of a process whose namespaces stand for the container's.
     pub pid: i32,
     pub bundle: PathBuf,
+    pub annotations: HashMap<String, String>,
 }
 
 /// Those that come before the container: `prestart`, then `createRuntime`. The first failure is the last one run.
 pub async fn run_before_create(spec: &Spec, state: &HookState) -> Result<(), HookError> {
     let Some(hooks) = spec.hooks() else { return Ok(()) };
     let all: Vec<&Hook> = hooks.prestart().iter().chain(hooks.create_runtime()).flatten().collect();
-    for hook in all {
+    run_in_turn(all, state).await
+}
+
+/// One after the other; the first failure is the last one run.
+pub async fn run_in_turn(hooks: impl IntoIterator<Item = &Hook>, state: &HookState) -> Result<(), HookError> {
+    for hook in hooks {
         run(hook, state).await?;
     }
     Ok(())
@@ -116,6 +122,7 @@ mod tests {
             status: "creating",
             pid: 7,
             bundle: "/b".into(),
+            annotations: HashMap::new(),
         }
     }
 

@@ -133,6 +133,8 @@ pub enum PlanError {
     NoProcess,
     #[error("{0} cannot be had in a guest")]
     Unsupported(&'static str),
+    #[error("{property} cannot be {value:?}")]
+    Invalid { property: &'static str, value: String },
     #[error("an image cannot be written in place")]
     ImageInPlace,
     #[error("a memory limit of {asked} bytes is too small: the least is {LEAST_MEMORY} bytes (6 MiB)")]

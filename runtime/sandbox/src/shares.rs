@@ -62,6 +62,14 @@ pub(crate) fn of_root(id: &SandboxId, root: RootSource, writable: Writable) -> O
     Some(Share { name: format!("{id}-root"), source, read_only, exclusive: true })
 }
 
+/// Sources of bind mounts may be relative to the bundle.
+pub(crate) fn resolve(spec: &mut Spec, bundle: &Path) {
+    for mount in spec.mounts_mut().iter_mut().flatten().filter(|mount| is_bind(mount)) {
+        let source = mount.source().as_ref().map(|source| bundle.join(source));
+        mount.set_source(source);
+    }
+}
+
 /// Takes the bind mounts of a container's spec for shares, and gives them the sources that they have in the guest.
 pub(crate) fn of_spec(id: &SandboxId, spec: &mut Spec, scope: Scope) -> Vec<Share> {
     let mut shares = Vec::new();

@@ -1,11 +1,9 @@
 //! What containerd lays into a bundle: the spec, and in it to which pod a container belongs.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use oci_spec::runtime::Spec;
+use securectr_sandbox::{Config, ConfigError};
 use thiserror::Error;
 
 /// CRI's annotations, in the spellings of containerd and of CRI-O's heirs.
@@ -14,10 +12,8 @@ const CONTAINER_TYPE: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kuber
 
 #[derive(Debug, Error)]
 pub(crate) enum BundleError {
-    #[error("read {path}")]
-    Read { path: PathBuf, source: io::Error },
-    #[error("understand {path}")]
-    Json { path: PathBuf, source: serde_json::Error },
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     #[error("the container {0} names no pod: its spec has no annotation {name}", name = SANDBOX_ID[0])]
     NoPod(String),
 }
@@ -35,9 +31,11 @@ pub(crate) enum Role {
 
 /// Reads `config.json`.
 pub(crate) fn spec(bundle: &Path) -> Result<Spec, BundleError> {
-    let path = bundle.join("config.json");
-    let json = fs::read(&path).map_err(|source| BundleError::Read { path: path.clone(), source })?;
-    serde_json::from_slice(&json).map_err(|source| BundleError::Json { path, source })
+    let config = Config::read(bundle)?;
+    for name in &config.unknown_capabilities {
+        eprintln!("there is no capability {name}");
+    }
+    Ok(config.spec)
 }
 
 pub(crate) fn role(id: &str, spec: &Spec) -> Result<Role, BundleError> {

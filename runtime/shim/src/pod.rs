@@ -117,16 +117,13 @@ impl Pod {
             Role::Single | Role::Pod => network_source(&spec)?,
         };
         let anchor = Anchor::drop_here(&network).map_err(PodError::Anchor)?;
-        run_before_create(&spec, &hook_state(request, anchor.pid())).await?;
-        let settings = Settings {
-            network: anchor.network(network),
-            verbose_console: self.host.echo_console,
-            ..Settings::with_memory_mib(DEFAULT_MEMORY_MIB)
-        };
+        run_before_create(&spec, &hook_state(request, &spec, anchor.pid())).await?;
+        let settings = self.settings(anchor.network(network));
         note_pid(&bundle.join(PID_FILE), anchor.pid())?;
         let stdio = stdio_of(request);
         let opened = stdio.open(Owner { namespace: &self.namespace, id }).await?;
         let hooks = spec.hooks().clone();
+        let annotations = spec.annotations().clone().unwrap_or_default();
         let made = match bundle::role(id, &spec)? {
             Role::Pod => {
                 let machine = MachinePlan::limited(pod_limits(&spec).as_ref(), true, &settings)?;
@@ -159,6 +156,7 @@ impl Pod {
             id: id.to_owned(),
             bundle,
             hooks,
+            annotations,
             sandbox: made.sandbox,
             container: made.container,
             anchor,
@@ -172,6 +170,11 @@ impl Pod {
         task.watch_anchor();
         task.init.herald(id.to_owned(), task.pid(), self.events.clone());
         Ok(task)
+    }
+
+    fn settings(&self, network: Option<PathBuf>) -> Settings {
+        let verbose_console = self.host.echo_console;
+        Settings { network, verbose_console, ..Settings::with_memory_mib(DEFAULT_MEMORY_MIB) }
     }
 
     async fn boot(&self, id: &str, machine: &MachinePlan) -> Result<Arc<Sandbox>, PodError> {
@@ -254,13 +257,14 @@ fn note_pid(path: &Path, pid: i32) -> Result<(), PodError> {
 }
 
 /// What the host's hooks are told.
-fn hook_state(request: &CreateTaskRequest, pid: i32) -> HookState {
+fn hook_state(request: &CreateTaskRequest, spec: &Spec, pid: i32) -> HookState {
     HookState {
         oci_version: OCI_VERSION.to_owned(),
         id: request.id.clone(),
         status: "creating",
         pid,
         bundle: PathBuf::from(&request.bundle),
+        annotations: spec.annotations().clone().unwrap_or_default(),
     }
 }
 

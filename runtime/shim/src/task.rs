@@ -38,6 +38,7 @@ pub(crate) struct Task {
     pub bundle: PathBuf,
     /// The host's.
     pub hooks: Option<Hooks>,
+    pub annotations: HashMap<String, String>,
     pub sandbox: Arc<Sandbox>,
     /// In the guest; a pod's task has none.
     pub container: Option<Container>,
@@ -164,6 +165,7 @@ impl Task {
             status,
             pid: self.anchor.pid(),
             bundle: self.bundle.clone(),
+            annotations: self.annotations.clone(),
         }
     }
 

@@ -8,4 +8,5 @@ mod figures;
 mod install;
 mod oci;
 mod podman;
+mod spec;
 mod streams;

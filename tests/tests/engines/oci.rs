@@ -2,110 +2,15 @@
 
 use std::{
     fs,
-    io::{IoSliceMut, Read, Write},
-    mem::MaybeUninit,
-    os::{fd::OwnedFd, unix::net::UnixListener},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
+    io::{Read, Write},
+    path::Path,
+    process::Stdio,
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use securectr_tests::{Finished, Runtime, Started, eventually, on_each, program};
-use serde_json::{Value, json};
-use tempfile::TempDir;
-
-/// A bundle of busybox, and a runtime that keeps its records beside it.
-struct Bundle {
-    place: TempDir,
-    program: PathBuf,
-}
-
-impl Bundle {
-    /// From the runtime's own example, with these arguments, no terminal, and a root that can be written.
-    fn new(runtime: Runtime, args: &[&str]) -> Result<Self> {
-        let place = tempfile::Builder::new().prefix("securectr-tests-").tempdir_in("/run")?;
-        let bin = place.path().join("rootfs/bin");
-        fs::create_dir_all(&bin)?;
-        fs::copy("/bin/busybox", bin.join("busybox"))?;
-        for name in ["sh", "cat", "echo", "sleep", "id", "hostname", "tty", "stty", "head"] {
-            std::os::unix::fs::symlink("busybox", bin.join(name))?;
-        }
-        let program = match runtime {
-            Runtime::Runc => PathBuf::from("runc"),
-            Runtime::Securectr => program("securectr"),
-        };
-        let bundle = Self { place, program };
-        let made = bundle.command(&["spec"]).current_dir(bundle.place.path()).status()?;
-        ensure!(made.success(), "make an example");
-        bundle.change("/process/args", json!(args))?;
-        bundle.change("/process/terminal", json!(false))?;
-        bundle.change("/root/readonly", json!(false))?;
-        Ok(bundle)
-    }
-
-    /// Changes what a JSON pointer (RFC 6901) finds in the spec.
-    fn change(&self, pointer: &str, value: Value) -> Result<()> {
-        let path = self.place.path().join("config.json");
-        let mut spec: Value = serde_json::from_slice(&fs::read(&path)?)?;
-        *spec.pointer_mut(pointer).context(pointer.to_owned())? = value;
-        Ok(fs::write(&path, serde_json::to_vec(&spec)?)?)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.place.path().join(name)
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        command.arg("--root").arg(self.path("records")).args(words);
-        command
-    }
-
-    fn call(&self, words: &[&str]) -> Result<Finished> {
-        Started::spawn(&mut self.command(words))?.finish(b"")
-    }
-
-    /// It holds the streams that it was created with: they go to files.
-    fn create(&self, options: &[&str]) -> Result<()> {
-        let created = self
-            .command(&["create", "--bundle"])
-            .arg(self.place.path())
-            .arg("--pid-file")
-            .arg(self.path("pid"))
-            .args(options)
-            .arg("c1")
-            .stdin(Stdio::null())
-            .stdout(fs::File::create(self.path("out"))?)
-            .stderr(fs::File::create(self.path("err"))?)
-            .status()?;
-        ensure!(created.success(), "create: {}", fs::read_to_string(self.path("err"))?);
-        Ok(())
-    }
-
-    /// A member of the container's state.
-    fn state(&self, member: &str) -> Result<Value> {
-        let state = self.call(&["state", "c1"])?;
-        ensure!(state.code == 0, "{state:?}");
-        let state: Value = serde_json::from_slice(&state.stdout)?;
-        state.get(member).cloned().with_context(|| format!("{member} in {state}"))
-    }
-
-    fn wait_until(&self, status: &str) -> Result<()> {
-        eventually(status, || Ok(self.state("status")? == status))
-    }
-
-    fn pid_is_alive(&self) -> Result<bool> {
-        Ok(Path::new("/proc").join(fs::read_to_string(self.path("pid"))?).exists())
-    }
-}
-
-impl Drop for Bundle {
-    fn drop(&mut self) {
-        let _ = self.call(&["delete", "--force", "c1"]);
-    }
-}
+use anyhow::{Context, Result};
+use securectr_tests::{Bundle, Started, eventually, on_each};
+use serde_json::Value;
 
 #[test]
 fn a_container_goes_from_created_to_running_to_stopped_to_gone() -> Result<()> {
@@ -140,7 +45,7 @@ fn what_a_container_is_not_ready_for_is_refused_in_runcs_words() -> Result<()> {
         };
         refused(&["state", "c1"], "container does not exist")?;
         bundle.create(&[])?;
-        let again = bundle.place.path().to_string_lossy().into_owned();
+        let again = bundle.path("").to_string_lossy().into_owned();
         refused(&["create", "--bundle", &again, "c1"], "container with given ID already exists")?;
         bundle.call(&["start", "c1"])?;
         refused(&["start", "c1"], "cannot start an already running container")?;
@@ -216,29 +121,13 @@ fn limits_change_while_a_container_runs() -> Result<()> {
 fn the_engine_gets_the_terminal() -> Result<()> {
     on_each(|runtime| {
         let bundle = Bundle::new(runtime, &["sh", "-c", "tty; read line; echo got $line"])?;
-        bundle.change("/process/terminal", json!(true))?;
-        let socket = bundle.path("console.sock");
-        let engine = UnixListener::bind(&socket)?;
-        bundle.create(&["--console-socket", &socket.to_string_lossy()])?;
-        let mut terminal = fs::File::from(receive(&engine)?);
+        let mut terminal = bundle.create_with_terminal()?;
         bundle.call(&["start", "c1"])?;
         read_until(&mut terminal, "/dev/pts/0")?;
         terminal.write_all(b"words\n")?;
         read_until(&mut terminal, "got words")?;
         bundle.wait_until("stopped")
     })
-}
-
-fn receive(engine: &UnixListener) -> Result<OwnedFd> {
-    let (connection, _) = engine.accept()?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    recvmsg(&connection, &mut [IoSliceMut::new(&mut [0; 64])], &mut ancillary, RecvFlags::empty())?;
-    let received = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    received.context("no terminal came")
 }
 
 fn read_until(terminal: &mut fs::File, text: &str) -> Result<()> {

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{Process, User};
 use rustix::process::setsid;
-use securectr_sandbox::Streams;
+use securectr_sandbox::{Config, Streams};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -164,7 +164,7 @@ fn process(exec: &Exec, place: &Place) -> Result<Process> {
     if exec.command.is_empty() {
         bail!("no command: process args cannot be empty");
     }
-    let spec = monitor::spec(&record.bundle)?;
+    let spec = Config::read(&record.bundle)?.spec;
     let mut process = spec.process().clone().context("the bundle has no process")?;
     process.set_args(Some(exec.command.clone())).set_terminal(Some(exec.tty));
     if let Some(cwd) = &exec.cwd {

@@ -4,7 +4,7 @@
 mod serve;
 
 use std::{
-    fs::{self, File},
+    fs::File,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -14,9 +14,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::{Hooks, Spec};
 use rustix::process::setsid;
 use securectr_sandbox::{
-    Anchor, Bundle, ContainerPlan, Disks, HookState, Host, HostCgroup, Installation, MachinePlan, Process,
-    ProcessName, Reach, RootSource, Sandbox, Scope, Settings, StateRoot, Streams, StreamsWanted, Writable,
-    container, find_program, network_source, run_before_create,
+    Anchor, Bundle, Config, ContainerPlan, Disks, HookState, Host, HostCgroup, Installation, MachinePlan,
+    Process, ProcessName, Reach, RootSource, Sandbox, Scope, Settings, StateRoot, Streams, StreamsWanted,
+    Writable, container, find_program, network_source, run_all, run_before_create,
 };
 use tokio::{net::UnixListener, task::JoinSet, time::timeout};
 
@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     args::Global,
+    report::Report,
     run,
     signals::{self, Outside},
     streams::{self, Ends, Output},
@@ -107,7 +108,12 @@ async fn make(args: &Monitor, records: &Records, global: &Global) -> Result<Watc
     let place = records.find(&args.id)?;
     let claim = place.claim()?;
     let bundle = std::env::current_dir().context("find the bundle")?;
-    let spec = spec(&bundle)?;
+    let config = Config::read(&bundle)?;
+    let report = Report::new(global.log_format, global.oci.log.as_deref());
+    for name in &config.unknown_capabilities {
+        report.warning(&format!("there is no capability {name}"));
+    }
+    let spec = config.spec;
     let mut book = Book { record: first_record(args, &bundle, &spec)?, place, _claim: claim };
     book.turn(Status::Creating)?;
     if let Some(cgroup) = &book.record.cgroup {
@@ -123,30 +129,59 @@ async fn make(args: &Monitor, records: &Records, global: &Global) -> Result<Watc
     find_program(&book.record.rootfs, &spec).map_err(|failure| anyhow!(failure.in_runcs_words()))?;
     let source = network_source(&spec)?;
     let anchor = Anchor::drop_here(&source).context("start the container's anchor")?;
-    run_before_create(&spec, &hook_state(&book.record, anchor.pid())).await?;
     let settings = Settings { network: anchor.network(source), ..run::settings(global) };
-    let hooks = spec.hooks().clone();
-    let plan = plan(args, &bundle, spec)?;
-    let limits = plan.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let machine = MachinePlan::limited(limits, true, &settings)?;
-    let host =
-        Host { installation: Installation::find()?, state: StateRoot::open()?, echo_console: global.debug };
-    let sandbox = Arc::new(Sandbox::boot(&args.id, &machine, &host, Disks::default()).await?);
-    let wanted = StreamsWanted { stdin: true, stdout: true, stderr: !terminal };
-    let streams = sandbox.create(&plan, wanted).await?;
-    let init = Process::watch(Arc::clone(&sandbox), ProcessName::init(&plan.id));
-    let output = join(streams, console.as_ref())?;
-    let listener =
-        book.place.with_socket(|path| UnixListener::bind(path)).context("listen on the monitor's socket")?;
-    book.turn(Status::Created)?;
-    let book = Arc::new(Mutex::new(book));
-    Ok(Watched { sandbox, plan, init, output, console, listener, hooks, _anchor: anchor, book })
+    let record = book.record.clone();
+    let made = Begun { book, console, anchor, spec, settings }.make(args, global).await;
+    if made.is_err() {
+        after_stop(&record).await;
+    }
+    made
 }
 
-pub(super) fn spec(bundle: &Path) -> Result<Spec> {
-    let path = bundle.join("config.json");
-    let json = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-    serde_json::from_slice(&json).with_context(|| format!("understand {}", path.display()))
+/// A container that nothing was done for yet. From here on an end has to be told to the host's hooks.
+struct Begun {
+    book: Book,
+    console: Option<Console>,
+    anchor: Anchor,
+    spec: Spec,
+    settings: Settings,
+}
+
+impl Begun {
+    async fn make(self, args: &Monitor, global: &Global) -> Result<Watched> {
+        let Self { mut book, console, anchor, spec, settings } = self;
+        run_before_create(&spec, &hook_state(&book.record, anchor.pid())).await?;
+        let hooks = spec.hooks().clone();
+        let terminal = console.is_some();
+        let plan = plan(args, &book.record.bundle.clone(), spec)?;
+        let limits = plan.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        let machine = MachinePlan::limited(limits, true, &settings)?;
+        let host = Host {
+            installation: Installation::find()?,
+            state: StateRoot::open()?,
+            echo_console: global.debug,
+        };
+        let sandbox = Arc::new(Sandbox::boot(&args.id, &machine, &host, Disks::default()).await?);
+        let wanted = StreamsWanted { stdin: true, stdout: true, stderr: !terminal };
+        let streams = sandbox.create(&plan, wanted).await?;
+        let init = Process::watch(Arc::clone(&sandbox), ProcessName::init(&plan.id));
+        let output = join(streams, console.as_ref())?;
+        let listener = book
+            .place
+            .with_socket(|path| UnixListener::bind(path))
+            .context("listen on the monitor's socket")?;
+        book.turn(Status::Created)?;
+        let book = Arc::new(Mutex::new(book));
+        Ok(Watched { sandbox, plan, init, output, console, listener, hooks, _anchor: anchor, book })
+    }
+}
+
+/// Runs the host's hooks for a container that is gone. What they say changes nothing.
+pub(super) async fn after_stop(record: &Record) {
+    let state = HookState { status: Status::Stopped.name(), ..hook_state(record, 0) };
+    for failure in run_all(Some(&record.poststop), &state).await {
+        eprintln!("securectr: {:#}", anyhow::Error::from(failure));
+    }
 }
 
 fn first_record(args: &Monitor, bundle: &Path, spec: &Spec) -> Result<Record> {
@@ -163,6 +198,7 @@ fn first_record(args: &Monitor, bundle: &Path, spec: &Spec) -> Result<Record> {
         created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
         annotations: spec.annotations().clone().unwrap_or_default(),
         cgroup: HostCgroup::of(spec)?,
+        poststop: spec.hooks().as_ref().and_then(|hooks| hooks.poststop().clone()).unwrap_or_default(),
     })
 }
 
@@ -174,6 +210,7 @@ pub(super) fn hook_state(record: &Record, pid: i32) -> HookState {
         status: record.status.name(),
         pid,
         bundle: record.bundle.clone(),
+        annotations: record.annotations.clone(),
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use oci_spec::runtime::Hook;
 use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
@@ -60,6 +61,9 @@ pub(crate) struct Record {
     pub annotations: HashMap<String, String>,
     /// The host's, which the monitor and its machine are in.
     pub cgroup: Option<HostCgroup>,
+    /// The host's hooks for afterwards: what has become of config.json by then does not count.
+    #[serde(default)]
+    pub poststop: Vec<Hook>,
 }
 
 /// The directory that holds all.
@@ -190,6 +194,7 @@ mod tests {
             created: "2026-01-01T00:00:00Z".into(),
             annotations: HashMap::new(),
             cgroup: None,
+            poststop: Vec::new(),
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use securectr_sandbox::{SandboxId, run_all};
+use securectr_sandbox::SandboxId;
 
 use super::{
     args::{Delete, Kill},
@@ -85,14 +85,12 @@ pub(super) fn delete(records: &Records, delete: &Delete) -> Result<u8> {
 
 /// The host's hooks for a container that is gone.
 fn after_stop(record: &Record) -> Result<u8> {
-    let Ok(spec) = monitor::spec(&record.bundle) else { return Ok(0) };
-    let Some(hooks) = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().clone()) else { return Ok(0) };
+    if record.poststop.is_empty() {
+        return Ok(0);
+    }
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
-    let state = monitor::hook_state(record, 0);
-    for failure in runtime.block_on(run_all(Some(&hooks), &state)) {
-        eprintln!("securectr: {:#}", anyhow::Error::from(failure));
-    }
+    runtime.block_on(monitor::after_stop(record));
     Ok(0)
 }
 

@@ -8,8 +8,8 @@ use std::{
 use oci_spec::runtime::Hook;
 use rustix::process::Signal;
 use securectr_sandbox::{
-    KillError, Process, ProcessName, Reach, Sandbox, SandboxError, SandboxId, StartError, Streams,
-    StreamsWanted, run_all,
+    HookError, KillError, Process, ProcessName, Reach, Sandbox, SandboxError, SandboxId, StartError, Streams,
+    StreamsWanted, run_in_turn,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
@@ -97,10 +97,18 @@ impl Container {
         }
         let turned = self.turned(Status::Running);
         let state = hook_state(&record(&self.book), std::process::id() as i32);
-        for failure in run_all(Some(&self.poststart), &state).await {
-            eprintln!("securectr: {}", line(&failure));
+        match run_in_turn(&self.poststart, &state).await {
+            Ok(()) => turned,
+            Err(failure) => self.give_up(&failure).await,
         }
-        turned
+    }
+
+    /// A container whose start went wrong at last.
+    async fn give_up(&self, failure: &HookError) -> Answer {
+        // One that has ended meanwhile is what is wanted.
+        let _ = self.init.kill(Signal::KILL.as_raw().unsigned_abs(), Reach::Process).await;
+        self.init.wait().await;
+        Answer::Refused(line(failure))
     }
 
     async fn pause(&self) -> Answer {
