@@ -106,9 +106,13 @@ impl PodPlan {
                 channel.failed(&failure.line());
                 1
             }
-            Ok(()) => loop {
-                std::thread::park();
-            },
+            Ok(()) => {
+                // Nothing is left that could be told of a failure, nor anybody to tell.
+                let _ = sys::close_all();
+                loop {
+                    std::thread::park();
+                }
+            }
         }
     }
 

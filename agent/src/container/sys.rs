@@ -99,6 +99,11 @@ pub(super) fn close_others(kept: &mut [RawFd]) -> io::Result<()> {
     close_range(first, libc::c_uint::MAX)
 }
 
+/// Closes every descriptor. Nothing of this process may use one any more.
+pub(super) fn close_all() -> io::Result<()> {
+    close_range(0, libc::c_uint::MAX)
+}
+
 fn close_range(first: RawFd, last: libc::c_uint) -> io::Result<()> {
     // SAFETY: takes integers. What it closes is not used any more, as the caller answers for.
     check(unsafe { libc::close_range(first as libc::c_uint, last, 0) }.into())
