@@ -352,7 +352,7 @@ async fn a_process_in_a_terminal_joins_the_container(guest: &mut Guest) -> Resul
 }
 
 async fn signals_go_to_one_or_to_all(guest: &mut Guest) -> Result<()> {
-    let script = "(trap 'echo child; exit' USR1; echo ready; while :; do sleep 0.05; done) & trap 'echo init' USR1; wait; wait; wait";
+    let script = "trap 'echo init' USR1; (trap 'echo child; exit' USR1; echo ready; while :; do sleep 0.05; done) & wait; wait; wait";
     let mut running = guest.create(&spec(script)).await?;
     guest.start(&running).await?;
     running.read_until("ready").await?;
