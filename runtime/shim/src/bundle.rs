@@ -29,8 +29,13 @@ pub(crate) enum Role {
     Member { pod: String },
 }
 
-/// Reads `config.json`.
+/// Reads `config.json`. Says nothing: all that the action `start` writes is its answer.
 pub(crate) fn spec(bundle: &Path) -> Result<Spec, BundleError> {
+    Ok(Config::read(bundle)?.spec)
+}
+
+/// The same for the server, whose log has what was left out.
+pub(crate) fn spec_with_warnings(bundle: &Path) -> Result<Spec, BundleError> {
     let config = Config::read(bundle)?;
     for name in &config.unknown_capabilities {
         eprintln!("there is no capability {name}");

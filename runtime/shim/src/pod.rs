@@ -110,7 +110,7 @@ impl Pod {
             return Err(PodError::Exists(id.to_owned()));
         }
         let bundle = PathBuf::from(&request.bundle);
-        let spec = bundle::spec(&bundle)?;
+        let spec = bundle::spec_with_warnings(&bundle)?;
         let network = match bundle::role(id, &spec)? {
             // The pod has it.
             Role::Member { .. } => NetworkSource::Nothing,

@@ -235,3 +235,14 @@ fn what_a_container_costs_is_counted_in_the_cgroup_that_the_engine_names() -> Re
         eventually("the cgroup is gone", || Ok(!cgroup.exists()))
     })
 }
+
+#[test]
+fn a_capability_that_there_is_not_does_no_harm() -> Result<()> {
+    on_each(|runtime| {
+        let mut command =
+            containerd()?.run_command(runtime, &["--rm", "--cap-add", "CAP_FLY"], "flies", &["echo", "up"]);
+        let ran = Started::spawn(&mut command)?.finish(b"")?;
+        assert_eq!((ran.code, ran.out().as_str()), (0, "up\n"), "{ran:?}");
+        Ok(())
+    })
+}
