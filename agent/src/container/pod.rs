@@ -1,6 +1,6 @@
 //! What the containers of a pod share: namespaces, which a process that does nothing keeps, and a tmpfs for `/dev/shm`.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{fs, io, path::Path};
 
 use rustix::{
     fs::{Gid, Uid},
@@ -58,8 +58,8 @@ impl PodPlan {
         shm_bytes: u64,
     ) -> Result<Self, PlanError> {
         let hostname = Some(hostname).filter(|name| !name.is_empty());
-        let sysctls = sysctls.into_iter().map(sysctl).collect::<Result<BTreeMap<_, _>, _>>()?;
-        Ok(Self { hostname, sysctls: sysctls.into_iter().collect(), shm_bytes })
+        let sysctls = sysctls.into_iter().map(sysctl).collect::<Result<_, _>>()?;
+        Ok(Self { hostname, sysctls, shm_bytes })
     }
 
     pub(crate) async fn make(&self) -> Result<(), PodError> {

@@ -6,7 +6,6 @@
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Hooks, LinuxNamespace, LinuxNamespaceType, Spec};
-
 use securectr_protocol::POD;
 
 use crate::{PlanError, Scope};
@@ -50,39 +49,45 @@ pub(crate) fn adapt(spec: &mut Spec, scope: Scope) -> Result<(), PlanError> {
     }
     let Some(linux) = spec.linux_mut() else { return Ok(()) };
     linux.set_cgroups_path(None).set_mount_label(None);
-    let mut namespaces = linux.namespaces().clone().unwrap_or_default();
-    if namespaces.iter().all(|namespace| namespace.typ() != LinuxNamespaceType::Pid) {
+    let listed = linux.namespaces().clone().unwrap_or_default();
+    if listed.iter().all(|namespace| namespace.typ() != LinuxNamespaceType::Pid) {
         // The guest's own would show the agent.
         return Err(PlanError::Unsupported("the host's pid namespace"));
     }
-    for namespace in namespaces.iter_mut().filter(|namespace| has_path(namespace)) {
-        match (namespace.typ(), scope) {
-            (LinuxNamespaceType::Mount, _) => {
-                return Err(PlanError::Unsupported("a mount namespace of another container"));
-            }
-            (LinuxNamespaceType::User | LinuxNamespaceType::Time, _) => {
-                return Err(PlanError::Unsupported("a user or time namespace of another process"));
-            }
-            (LinuxNamespaceType::Pid, Scope::Alone { .. }) => {
-                return Err(PlanError::Unsupported("a pid namespace of another container"));
-            }
-            (
-                kind @ (LinuxNamespaceType::Pid | LinuxNamespaceType::Ipc | LinuxNamespaceType::Uts),
-                Scope::Pod,
-            ) => {
-                namespace.set_path(Some(Path::new(POD).join(kind.to_string())));
-            }
-            _ => {}
-        }
-    }
-    // The guest's own network is the one that was made for it. Other namespaces that are not the pod's are the guest's, too.
-    let is_guests = |one: &LinuxNamespace| match one.path().as_ref().filter(|_| has_path(one)) {
-        Some(path) => !path.starts_with(POD),
-        None => is_wired && one.typ() == LinuxNamespaceType::Network,
-    };
-    namespaces.retain(|namespace| !is_guests(namespace));
+    let in_guest = listed.into_iter().filter_map(|one| counterpart(one, scope, is_wired).transpose());
+    let namespaces = in_guest.collect::<Result<Vec<_>, _>>()?;
     linux.set_namespaces(Some(namespaces));
     Ok(())
+}
+
+/// What a namespace is in the guest: a new one, the pod's, or none when it is the guest's own.
+fn counterpart(
+    mut namespace: LinuxNamespace,
+    scope: Scope,
+    is_wired: bool,
+) -> Result<Option<LinuxNamespace>, PlanError> {
+    let kind = namespace.typ();
+    if !has_path(&namespace) {
+        // The guest's own network is the one that was made for it.
+        let is_guests = is_wired && kind == LinuxNamespaceType::Network;
+        return Ok((!is_guests).then_some(namespace));
+    }
+    match (kind, scope) {
+        (LinuxNamespaceType::Mount, _) => {
+            Err(PlanError::Unsupported("a mount namespace of another container"))
+        }
+        (LinuxNamespaceType::User | LinuxNamespaceType::Time, _) => {
+            Err(PlanError::Unsupported("a user or time namespace of another process"))
+        }
+        (LinuxNamespaceType::Pid, Scope::Alone { .. }) => {
+            Err(PlanError::Unsupported("a pid namespace of another container"))
+        }
+        (LinuxNamespaceType::Pid | LinuxNamespaceType::Ipc | LinuxNamespaceType::Uts, Scope::Pod) => {
+            namespace.set_path(Some(Path::new(POD).join(kind.to_string())));
+            Ok(Some(namespace))
+        }
+        _ => Ok(None),
+    }
 }
 
 fn has_path(namespace: &LinuxNamespace) -> bool {

@@ -19,7 +19,7 @@ use thiserror::Error;
 const MOUNT_POINT: &str = "/sys/fs/cgroup";
 
 /// What is counted below a cgroup that we make.
-const CONTROLLERS: [&str; 4] = ["+cpu", "+memory", "+pids", "+io"];
+const CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "io"];
 
 /// How long processes that were killed may take to leave it.
 const LEAVE_LIMIT: Duration = Duration::from_secs(2);
@@ -64,9 +64,13 @@ impl HostCgroup {
         let mut above: Vec<_> = self.0.ancestors().skip(1).collect();
         above.retain(|above| above.starts_with(MOUNT_POINT));
         for above in above.into_iter().rev() {
-            for controller in CONTROLLERS {
+            let control = above.join("cgroup.subtree_control");
+            let enabled = fs::read_to_string(&control).unwrap_or_default();
+            for controller in
+                CONTROLLERS.iter().filter(|name| !enabled.split_whitespace().any(|one| one == **name))
+            {
                 // One that is not there, or cannot be had here, is not counted.
-                let _ = fs::write(above.join("cgroup.subtree_control"), controller);
+                let _ = fs::write(&control, format!("+{controller}"));
             }
         }
         fs::write(self.0.join("cgroup.procs"), std::process::id().to_string())

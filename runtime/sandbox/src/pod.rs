@@ -45,7 +45,7 @@ impl PodPlan {
         let sysctls = spec.linux().as_ref().and_then(|linux| linux.sysctl().clone());
         Self {
             hostname: spec.hostname().clone().unwrap_or_default(),
-            sysctls: sysctls.unwrap_or_default().into_iter().collect(),
+            sysctls: sysctls.unwrap_or_default(),
             shm_bytes: shm_bytes(spec).unwrap_or(DEFAULT_SHM_BYTES),
         }
     }

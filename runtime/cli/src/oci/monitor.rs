@@ -153,7 +153,7 @@ impl Begun {
         run_before_create(&spec, &hook_state(&book.record, anchor.pid())).await?;
         let hooks = spec.hooks().clone();
         let terminal = console.is_some();
-        let plan = plan(args, &book.record.bundle.clone(), spec)?;
+        let plan = plan(args, &book.record, spec)?;
         let limits = plan.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let machine = MachinePlan::limited(limits, true, &settings)?;
         let host = Host {
@@ -214,11 +214,10 @@ pub(super) fn hook_state(record: &Record, pid: i32) -> HookState {
     }
 }
 
-fn plan(args: &Monitor, bundle: &Path, spec: Spec) -> Result<ContainerPlan> {
-    let record = first_record(args, bundle, &spec)?;
+fn plan(args: &Monitor, record: &Record, spec: Spec) -> Result<ContainerPlan> {
     let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
     let writable = if read_only { Writable::Nothing } else { Writable::InPlace };
-    let root = RootSource::Directory(record.rootfs);
+    let root = RootSource::Directory(record.rootfs.clone());
     let scope = Scope::alone(&spec);
     Ok(container(args.id.clone(), Bundle { spec, root, writable, scope, files: Vec::new() })?)
 }

@@ -167,14 +167,14 @@ impl Place {
         written.with_context(|| format!("write {}", path.display()))
     }
 
-    /// Takes away all that is kept of a container without a monitor.
-    pub(crate) fn remove(&self) -> Result<()> {
+    /// Takes away all that is kept of a container without a monitor. Answers with its record, if one was ever written.
+    pub(crate) fn remove(&self) -> Result<Option<Record>> {
         let record = self.read().ok();
         fs::remove_dir_all(&self.0).with_context(|| format!("remove {}", self.0.display()))?;
-        if let Some(cgroup) = record.and_then(|record| record.cgroup) {
+        if let Some(cgroup) = record.as_ref().and_then(|record| record.cgroup.as_ref()) {
             cgroup.remove();
         }
-        Ok(())
+        Ok(record)
     }
 }
 

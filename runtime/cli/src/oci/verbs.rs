@@ -77,10 +77,8 @@ pub(super) fn delete(records: &Records, delete: &Delete) -> Result<u8> {
         _ if delete.force => end(&place)?,
         _ => bail!("cannot delete container {} that is not stopped: running", delete.id),
     }
-    let record = place.read();
-    place.remove()?;
-    // A container that was never made has none.
-    record.map_or(Ok(0), |record| after_stop(&record))
+    // A container that was never made has no record.
+    place.remove()?.map_or(Ok(0), |record| after_stop(&record))
 }
 
 /// The host's hooks for a container that is gone.
