@@ -73,10 +73,12 @@ guest-test: test-programs
 # The longest first.
 GUEST_TESTS := guest engines leftovers containers machine
 
-# Cargo hands each test program to the script, which runs it where KVM can run Linux. Who says a line is told, since two speak at once.
-guest-test/%: export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER := $(CURDIR)/tests/on-kvm
+# Cargo hands each test program to the script, which runs it where KVM can run Linux.
+ON_KVM := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/tests/on-kvm
+
+# Who says a line is told, since two speak at once.
 guest-test/%:
-	@set -o pipefail; $(TEST) --test $* $(if $(filter machine,$*),-- --ignored) 2>&1 | sed -u 's/^/$*: /'
+	@set -o pipefail; $(ON_KVM) $(TEST) --test $* $(if $(filter machine,$*),-- --ignored) 2>&1 | sed -u 's/^/$*: /'
 
 lint: deny
 	$(CARGO) fmt --all --check
@@ -99,7 +101,7 @@ bench: build images
 	@.ci/packages $(PACKAGES) $(DEMO_PACKAGES) $(TEST_PACKAGES)
 	$(CARGO) build --release --locked -p securectr-bench
 	@tests/on-kvm $(PROGRAMS)/securectr-bench --out target/bench
-	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/tests/on-kvm $(TEST) --test engines -- --ignored --nocapture figures::
+	$(ON_KVM) $(TEST) --test engines -- --ignored --nocapture figures::
 
 install: build
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)/securectr $(PROGRAMS)/securectr-vmm $(PROGRAMS)/securectr-files $(PROGRAMS)/containerd-shim-securectr-v2

@@ -260,15 +260,21 @@ fn spawn(place: &Path, config: &Path, programs: &Path) -> Result<Child> {
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);
+    spawn_daemon(command)
+}
+
+/// Starts what asks for a signal at its parent's death: that is the thread's (prctl(2)), so one does it that lives as long as this
+/// process.
+pub fn spawn_daemon(mut command: Command) -> Result<Child> {
+    let what = format!("start {command:?}");
     let (started, is_started) = channel();
-    // It dies with the thread that starts it (prctl(2)): one that lives as long as this process.
     spawn_thread(move || {
         let _ = started.send(command.spawn());
         loop {
             park();
         }
     });
-    is_started.recv()?.context("start containerd")
+    is_started.recv()?.context(what)
 }
 
 fn path(path: &Path) -> Result<&str> {

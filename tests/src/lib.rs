@@ -18,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 
 pub use bridge::{fetch, load_bridge_modules};
 pub use bundle::Bundle;
-pub use containerd::{Containerd, Detached, Runtime, containerd, eventually, on_each};
+pub use containerd::{Containerd, Detached, Runtime, containerd, eventually, on_each, spawn_daemon};
 pub use lan::Lan;
 pub use run::{Finished, Started, run, run_in, securectr};
 pub use terminal::Terminal;

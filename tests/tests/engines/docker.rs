@@ -5,14 +5,12 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
     sync::OnceLock,
-    thread::{park, spawn},
-    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use securectr_tests::{
     Finished, Runtime, Started, Terminal, eventually, fetch, load_bridge_modules, on_each, only_layer,
-    program,
+    program, spawn_daemon,
 };
 use tempfile::TempDir;
 
@@ -75,7 +73,7 @@ impl Docker {
     }
 }
 
-/// It dies with this process, not with the thread that asked for it first.
+/// It dies with this process.
 fn dockerd(place: &Path) -> Result<Child> {
     let log = File::create(place.join("log"))?;
     let mut command = Command::new("setpriv");
@@ -88,14 +86,7 @@ fn dockerd(place: &Path) -> Result<Child> {
         .arg(format!("unix://{}/sock", place.display()));
     command.arg("--add-runtime").arg(format!("securectr={}", program("securectr").display()));
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    let (started, is_started) = std::sync::mpsc::channel();
-    spawn(move || {
-        let _ = started.send(command.spawn());
-        loop {
-            park();
-        }
-    });
-    is_started.recv_timeout(Duration::from_secs(60))?.context("start dockerd")
+    spawn_daemon(command)
 }
 
 #[test]
