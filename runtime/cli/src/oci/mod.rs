@@ -7,6 +7,7 @@ mod control;
 mod create;
 mod events;
 mod exec;
+mod incarnation;
 mod monitor;
 mod record;
 mod show;

@@ -4,10 +4,9 @@
 mod serve;
 
 use std::{
-    fs::File,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -24,7 +23,8 @@ use super::{
     args::Monitor,
     console::Console,
     create::report,
-    record::{OCI_VERSION, Place, Record, Records, Status},
+    incarnation::Incarnation,
+    record::{LAST_WORDS_LIMIT, OCI_VERSION, Place, Record, Records, Status},
     sys,
 };
 use crate::{
@@ -35,9 +35,6 @@ use crate::{
     streams::{self, Ends, Output},
     timeline::Timeline,
 };
-
-/// How long those who wait for the end, and a slow reader of the last output, may hold it up.
-const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 
 /// Runs in the bundle. Nothing but the container's end ends it.
 pub(super) fn monitor(args: &Monitor, records: &Records, global: &Global) -> Result<u8> {
@@ -82,8 +79,6 @@ struct Watched {
 struct Book {
     place: Place,
     record: Record,
-    /// Held as long as we live.
-    _claim: File,
 }
 
 impl Book {
@@ -106,7 +101,6 @@ fn record(book: &Mutex<Book>) -> Record {
 
 async fn make(args: &Monitor, records: &Records, global: &Global) -> Result<Watched> {
     let place = records.find(&args.id)?;
-    let claim = place.claim()?;
     let bundle = std::env::current_dir().context("find the bundle")?;
     let config = Config::read(&bundle)?;
     let report = Report::new(global.log_format, global.oci.log.as_deref());
@@ -114,7 +108,7 @@ async fn make(args: &Monitor, records: &Records, global: &Global) -> Result<Watc
         report.warning(&format!("there is no capability {name}"));
     }
     let spec = config.spec;
-    let mut book = Book { record: first_record(args, &bundle, &spec)?, place, _claim: claim };
+    let mut book = Book { record: first_record(args, &bundle, &spec)?, place };
     book.turn(Status::Creating)?;
     if let Some(cgroup) = &book.record.cgroup {
         cgroup.enter()?;
@@ -193,7 +187,7 @@ fn first_record(args: &Monitor, bundle: &Path, spec: &Spec) -> Result<Record> {
         rootfs: rootfs
             .canonicalize()
             .with_context(|| format!("find the root file system {}", rootfs.display()))?,
-        pid: std::process::id(),
+        monitor: Incarnation::of(std::process::id()).context("find the own process in /proc")?,
         status: Status::Creating,
         created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
         annotations: spec.annotations().clone().unwrap_or_default(),

@@ -1,5 +1,5 @@
-//! Containers on disk, for those who look from outside: a directory each. The monitor of a container holds a flock(2) on it for as long
-//! as it lives: who can lock it knows that the container has ended.
+//! Containers on disk, for those who look from outside: a directory each. A record names the container's monitor: when that process has
+//! ended, so has the container.
 
 use std::{
     collections::HashMap,
@@ -8,17 +8,16 @@ use std::{
     io,
     os::{fd::AsRawFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::Hook;
-use rustix::{
-    fs::{FlockOperation, flock},
-    io::Errno,
-    process::geteuid,
-};
+use rustix::process::geteuid;
 use securectr_sandbox::{HostCgroup, SandboxId};
 use serde::{Deserialize, Serialize};
+
+use super::incarnation::Incarnation;
 
 /// As the runtime spec names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +43,9 @@ impl Status {
     }
 }
 
+/// How long those who wait for the end, and a slow reader of the last output, may hold it up, each.
+pub(super) const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
+
 /// The version of the runtime spec that is spoken.
 pub(crate) const OCI_VERSION: &str = "1.2.0";
 
@@ -53,8 +55,8 @@ pub(crate) struct Record {
     pub id: String,
     pub bundle: PathBuf,
     pub rootfs: PathBuf,
-    /// Of the monitor.
-    pub pid: u32,
+    #[serde(flatten)]
+    pub monitor: Incarnation,
     pub status: Status,
     /// RFC 3339.
     pub created: String,
@@ -132,32 +134,20 @@ impl Place {
         act(Path::new(&format!("/proc/self/fd/{}/control.sock", directory.as_raw_fd())))
     }
 
-    /// Claims the container for this process, for as long as the file is open.
-    pub(crate) fn claim(&self) -> Result<File> {
-        let file = File::open(&self.0).context("open the container's record")?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive).context("lock the container's record")?;
-        Ok(file)
-    }
-
-    /// What is known of it now: one without a monitor has ended, whatever the monitor wrote last.
+    /// What is known of it now: one without a monitor has ended, whatever was written last, and none has ended before its monitor.
     pub(crate) fn read(&self) -> Result<Record> {
         let path = self.0.join("record.json");
         let json = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         let mut record: Record =
             serde_json::from_slice(&json).with_context(|| format!("understand {}", path.display()))?;
-        if !self.has_monitor()? {
-            record.status = Status::Stopped;
-        }
+        let limit = if record.status == Status::Stopped { LAST_WORDS_LIMIT * 2 } else { Duration::ZERO };
+        let has_ended = record.monitor.ends_within(limit).context("look for the container's monitor")?;
+        record.status = match record.status {
+            _ if has_ended => Status::Stopped,
+            Status::Stopped => Status::Running,
+            status => status,
+        };
         Ok(record)
-    }
-
-    fn has_monitor(&self) -> Result<bool> {
-        let file = File::open(&self.0).context("open the container's record")?;
-        match flock(&file, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => Ok(false),
-            Err(Errno::WOULDBLOCK) => Ok(true),
-            Err(errno) => Err(errno).context("lock the container's record"),
-        }
     }
 
     /// Whole or not at all.
@@ -189,7 +179,7 @@ mod tests {
             id: "web".into(),
             bundle: "/b".into(),
             rootfs: "/b/rootfs".into(),
-            pid: 7,
+            monitor: Incarnation::of(std::process::id()).unwrap(),
             status: Status::Running,
             created: "2026-01-01T00:00:00Z".into(),
             annotations: HashMap::new(),
@@ -203,10 +193,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let records = Records(directory.path().join("all"));
         let place = records.create(&"web".parse().unwrap()).unwrap();
-        let claim = place.claim().unwrap();
         place.write(&record()).unwrap();
         assert_eq!(place.read().unwrap(), record());
-        drop(claim);
+        let another = Incarnation { started: record().monitor.started + 1, ..record().monitor };
+        place.write(&Record { monitor: another, ..record() }).unwrap();
         assert_eq!(place.read().unwrap().status, Status::Stopped);
     }
 

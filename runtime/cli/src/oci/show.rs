@@ -37,7 +37,7 @@ fn document(record: &Record) -> Value {
 
 /// One that has ended has none.
 fn pid(record: &Record) -> u32 {
-    if record.status == Status::Stopped { 0 } else { record.pid }
+    if record.status == Status::Stopped { 0 } else { record.monitor.pid }
 }
 
 pub(super) fn list(records: &Records, list: &List) -> Result<u8> {

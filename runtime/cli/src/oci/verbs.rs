@@ -100,11 +100,11 @@ fn end(place: &Place) -> Result<()> {
         if record.status == Status::Stopped {
             return Ok(());
         }
-        if let Some(pid) = i32::try_from(record.pid).ok().and_then(Pid::from_raw) {
+        if let Some(pid) = i32::try_from(record.monitor.pid).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, Signal::KILL);
         }
         if began.elapsed() > GONE_LIMIT {
-            bail!("the monitor {} of the container does not end", record.pid);
+            bail!("the monitor {} of the container does not end", record.monitor.pid);
         }
         sleep(Duration::from_millis(10));
     }

@@ -1,0 +1,80 @@
+//! A process by more than its pid, which the kernel gives again to another.
+
+use std::{fs, io, time::Duration};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::{Errno, retry_on_intr},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+use serde::{Deserialize, Serialize};
+
+/// One process of this boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Incarnation {
+    pub pid: u32,
+    /// Field `starttime` of proc_pid_stat(5), in clock ticks since the boot.
+    pub started: u64,
+}
+
+impl Incarnation {
+    /// Fails when no such process lives.
+    pub(crate) fn of(pid: u32) -> io::Result<Self> {
+        let (_, started) = stat(pid).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Self { pid, started })
+    }
+
+    /// A zombie has ended too.
+    fn has_ended(self) -> bool {
+        !matches!(stat(self.pid), Some((state, started)) if started == self.started && !matches!(state, 'Z' | 'X'))
+    }
+
+    /// Waits for its end, and tells whether it came.
+    pub(crate) fn ends_within(self, limit: Duration) -> io::Result<bool> {
+        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else {
+            return Ok(true);
+        };
+        let process = match pidfd_open(pid, PidfdFlags::empty()) {
+            Err(Errno::SRCH) => return Ok(true),
+            opened => opened?,
+        };
+        // Whether it was this one that was opened is asked afterwards: it cannot have become another since.
+        if self.has_ended() {
+            return Ok(true);
+        }
+        let limit = limit.try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
+        Ok(retry_on_intr(|| poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit)))? > 0)
+    }
+}
+
+/// State and start of a process.
+fn stat(pid: u32) -> Option<(char, u64)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it is in parentheses and may hold some: fields are counted from the third.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ');
+    Some((fields.next()?.chars().next()?, fields.nth(18)?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_process_ends_once_and_is_not_its_successor() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let living = Incarnation::of(child.id()).unwrap();
+        let successor = Incarnation { started: living.started + 1, ..living };
+        assert!(!living.has_ended() && successor.has_ended());
+        assert!(!living.ends_within(Duration::ZERO).unwrap());
+        assert!(successor.ends_within(LONG).unwrap());
+        child.kill().unwrap();
+        assert!(living.ends_within(LONG).unwrap() && living.has_ended(), "it is a zombie");
+        child.wait().unwrap();
+        assert!(living.ends_within(LONG).unwrap() && living.has_ended(), "it is gone");
+    }
+}
