@@ -141,6 +141,10 @@ impl Agent for Service {
         init::reset()
     }
 
+    async fn ping(&self, _: &TtrpcContext, _: Empty) -> Answer<Empty> {
+        Ok(Empty::default())
+    }
+
     async fn pause(&self, _: &TtrpcContext, request: ContainerRequest) -> Answer<Empty> {
         let service = self.clone();
         to_its_end(async move {

@@ -72,6 +72,11 @@ impl Cri {
 
     /// Runs a pod that is as usual but for what `change` makes of it.
     pub fn pod(&self, runtime: Runtime, change: impl FnOnce(&mut v1::PodSandboxConfig)) -> Result<Pod<'_>> {
+        self.pod_by(handler(runtime), change)
+    }
+
+    /// The same by the name of a RuntimeClass's handler.
+    pub fn pod_by(&self, handler: &str, change: impl FnOnce(&mut v1::PodSandboxConfig)) -> Result<Pod<'_>> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let logs = self.containerd.place().join(format!("logs-{number}"));
@@ -96,7 +101,7 @@ impl Cri {
             ..Default::default()
         };
         change(&mut config);
-        let runtime_handler = handler(runtime).to_owned();
+        let runtime_handler = handler.to_owned();
         let request = v1::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler };
         let id = call!(self, run_pod_sandbox, request)?.pod_sandbox_id;
         Ok(Pod { cri: self, id, config, logs })
@@ -116,14 +121,27 @@ fn handler(runtime: Runtime) -> &'static str {
     }
 }
 
+/// Handler, runtime, and what makes a pod: the shim by the sandbox API, where containerd has it (from 2 on), or containerd by a first
+/// container.
+const HANDLERS: [(&str, Runtime, &str); 3] = [
+    ("runc", Runtime::Runc, "podsandbox"),
+    ("securectr", Runtime::Securectr, "shim"),
+    (BY_CONTAINER, Runtime::Securectr, "podsandbox"),
+];
+
+/// The handler of pods that containerd makes by a first container, whichever containerd it is.
+pub const BY_CONTAINER: &str = "securectr-by-container";
+
 fn plugin(place: &Path) -> String {
     let place = place.display();
-    let runtimes: String = [Runtime::Runc, Runtime::Securectr]
-        .map(|runtime| {
-            let (handler, kind) = (handler(runtime), runtime.name());
-            format!("[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{handler}]\nruntime_type = \"{kind}\"\n")
-        })
-        .concat();
+    let runtimes = HANDLERS.map(|(handler, runtime, mode)| {
+        format!(
+            "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{handler}]\n\
+             runtime_type = \"{}\"\nsandbox_mode = \"{mode}\"\n",
+            runtime.name()
+        )
+    });
+    let runtimes = runtimes.concat();
     format!(
         "[plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"{PAUSE}\"\ndisable_apparmor = true\n\
          [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"/usr/lib/cni\"\nconf_dir = \"{place}/cni\"\n{runtimes}"

@@ -6,6 +6,7 @@ mod containerd;
 pub mod cri;
 mod lan;
 mod run;
+pub mod shim;
 mod terminal;
 
 use std::{

@@ -53,7 +53,7 @@ pub(crate) struct Source<'a> {
 /// Writes the bundle.
 pub(crate) fn bundle(source: &Source<'_>) -> Result<Bundle, BundleError> {
     let hostname = hostname(source)?;
-    let files = names(&hostname);
+    let files = GivenFile::names(&hostname).into();
     let writable = match source.run {
         run if run.read_only => Writable::Nothing,
         run if run.in_place => Writable::InPlace,
@@ -62,14 +62,6 @@ pub(crate) fn bundle(source: &Source<'_>) -> Result<Bundle, BundleError> {
     let spec = spec(source, hostname)?;
     let scope = Scope::alone(&spec);
     Ok(Bundle { spec, root: source.root.clone(), writable, scope, files })
-}
-
-/// The names that a container without a network knows: its own.
-fn names(hostname: &str) -> Vec<GivenFile> {
-    let hosts =
-        format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n");
-    let file = |path: &str, content| GivenFile { path: path.to_owned(), content };
-    vec![file("/etc/hosts", hosts), file("/etc/hostname", format!("{hostname}\n"))]
 }
 
 fn spec(source: &Source<'_>, hostname: String) -> Result<Spec, BundleError> {

@@ -66,6 +66,11 @@ pub struct IoStats {
 const MOST_ENTRIES: usize = 256;
 
 impl Sandbox {
+    /// Returns when the guest has answered.
+    pub async fn ping(&self) -> Result<(), SandboxError> {
+        self.ask("hear from the guest", self.agent().ping()).await
+    }
+
     /// Stops all processes of a container where they are.
     pub async fn pause(&self, container: &SandboxId) -> Result<(), SandboxError> {
         self.ask("pause the container", self.agent().pause(container.as_str())).await

@@ -3,6 +3,8 @@
 //!
 //! No limits are set there. The container's hold in the guest; here they would kill the machine for what it needs beside the container.
 
+mod stats;
+
 use std::{
     ffi::OsString,
     fs, io,

@@ -16,6 +16,7 @@ mod disk;
 mod end;
 mod features;
 mod files;
+mod given;
 mod guest_spec;
 mod hooks;
 mod host_cgroup;
@@ -44,6 +45,7 @@ pub use disk::{DiskError, writable_disk};
 pub use end::End;
 pub use features::features;
 pub use files::{FilesEnd, FilesError};
+pub use given::GivenFile;
 pub use guest_spec::{NetworkSource, network_source};
 pub use hooks::{HookError, HookState, run_all, run_before_create, run_in_turn};
 pub use host_cgroup::{HostCgroup, HostCgroupError};
@@ -51,8 +53,7 @@ pub use id::{IdError, SandboxId};
 pub use installation::{Installation, InstallationError};
 pub use network::NetworkError;
 pub use plan::{
-    Bundle, ContainerPlan, GivenFile, MachinePlan, Plan, PlanError, RootSource, Settings, Writable,
-    container, plan,
+    Bundle, ContainerPlan, MachinePlan, Plan, PlanError, RootSource, Settings, Writable, container, plan,
 };
 pub use pod::{PodPlan, Scope};
 pub use process::{Exit, KillError, Phase, Process, StartError};

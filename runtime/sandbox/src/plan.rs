@@ -6,7 +6,7 @@ use oci_spec::runtime::{LinuxCpu, LinuxResources, Spec};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::{SandboxId, Scope, Share, guest_spec, shares};
+use crate::{GivenFile, SandboxId, Scope, Share, guest_spec, shares};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -117,14 +117,6 @@ pub struct ContainerPlan {
     pub shares: Vec<Share>,
     /// Laid over what the image has.
     pub files: Vec<GivenFile>,
-}
-
-/// A file of our making in the container, `/etc/hosts` say: readable by all, root's, and not part of its layer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct GivenFile {
-    /// In the container.
-    pub path: String,
-    pub content: String,
 }
 
 #[derive(Debug, Error, PartialEq)]

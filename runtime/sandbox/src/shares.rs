@@ -26,6 +26,8 @@ use crate::{
 };
 use sys::{Mount as ShareMount, Namespaces};
 
+const BINDS: [&str; 2] = ["bind", "rbind"];
+
 /// A directory or a file of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Share {
@@ -74,20 +76,18 @@ pub(crate) fn resolve(spec: &mut Spec, bundle: &Path) {
 pub(crate) fn of_spec(id: &SandboxId, spec: &mut Spec, scope: Scope) -> Vec<Share> {
     let mut shares = Vec::new();
     for mount in spec.mounts_mut().iter_mut().flatten() {
-        let Some(source) = mount.source().clone().filter(|_| is_bind(mount)) else { continue };
-        if is_shared_memory(mount) {
-            match scope {
-                Scope::Pod => {
-                    mount.set_source(Some(Path::new(POD).join("shm")));
-                    continue;
-                }
-                Scope::Alone { shm_bytes: Some(bytes) } => {
-                    make_tmpfs(mount, bytes);
-                    continue;
-                }
-                Scope::Alone { shm_bytes: None } => {}
+        match scope {
+            Scope::Pod if is_shared_memory(mount) => {
+                make_pods(mount);
+                continue;
             }
+            Scope::Alone { shm_bytes: Some(bytes) } if is_shared_memory(mount) && is_bind(mount) => {
+                make_tmpfs(mount, bytes);
+                continue;
+            }
+            _ => {}
         }
+        let Some(source) = mount.source().clone().filter(|_| is_bind(mount)) else { continue };
         let name = format!("{id}-{}", shares.len());
         let share = Share { name, source, read_only: has_option(mount, &["ro", "rro"]), exclusive: false };
         mount.set_source(Some(share.guest_path()));
@@ -96,17 +96,26 @@ pub(crate) fn of_spec(id: &SandboxId, spec: &mut Spec, scope: Scope) -> Vec<Shar
     shares
 }
 
+/// The shared memory of the pod, in the place of whatever mount, with what attributes it has.
+fn make_pods(mount: &mut Mount) {
+    let mut options = mount.options().clone().unwrap_or_default();
+    // Those of a tmpfs have values.
+    options.retain(|option| !BINDS.contains(&option.as_str()) && !option.contains('='));
+    options.insert(0, "rbind".to_owned());
+    let source = Path::new(POD).join("shm");
+    mount.set_typ(Some("bind".to_owned())).set_source(Some(source)).set_options(Some(options));
+}
+
 /// In the place of a bind mount, with what attributes it has.
 fn make_tmpfs(mount: &mut Mount, bytes: u64) {
-    let binds = ["bind", "rbind"];
     let mut options = mount.options().clone().unwrap_or_default();
-    options.retain(|option| !binds.contains(&option.as_str()));
+    options.retain(|option| !BINDS.contains(&option.as_str()));
     options.extend(["mode=1777".to_owned(), format!("size={bytes}")]);
     mount.set_typ(Some("tmpfs".to_owned())).set_source(Some("shm".into())).set_options(Some(options));
 }
 
 fn is_bind(mount: &Mount) -> bool {
-    mount.typ().as_deref() == Some("bind") || has_option(mount, &["bind", "rbind"])
+    mount.typ().as_deref() == Some("bind") || has_option(mount, &BINDS)
 }
 
 fn has_option(mount: &Mount, names: &[&str]) -> bool {
@@ -215,6 +224,20 @@ mod tests {
         );
         // Somebody's directory is not memory.
         assert_eq!(seen(ALONE).0, 1);
+    }
+
+    #[test]
+    fn a_pods_containers_share_memory_however_their_spec_has_it() {
+        let options = ["nosuid", "noexec", "mode=1777", "size=65536k"];
+        let mounts =
+            json!([{"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": options}]);
+        let (shares, mounts) = shared(mounts, Scope::Pod);
+        let mount = serde_json::to_value(&mounts[0]).unwrap();
+        assert_eq!(
+            (shares.len(), &mount["type"], &mount["source"]),
+            (0, &json!("bind"), &json!("/run/securectr/pod/shm"))
+        );
+        assert_eq!(mount["options"], json!(["rbind", "nosuid", "noexec"]));
     }
 
     #[test]

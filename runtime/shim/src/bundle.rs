@@ -1,6 +1,6 @@
 //! What containerd lays into a bundle: the spec, and in it to which pod a container belongs.
 
-use std::path::Path;
+use std::{collections::HashMap, io::ErrorKind, path::Path};
 
 use oci_spec::runtime::Spec;
 use securectr_sandbox::{Config, ConfigError};
@@ -34,6 +34,18 @@ pub(crate) fn spec(bundle: &Path) -> Result<Spec, BundleError> {
     Ok(Config::read(bundle)?.spec)
 }
 
+/// None for a sandbox, which containerd describes later.
+pub(crate) fn spec_if_any(bundle: &Path) -> Result<Option<Spec>, BundleError> {
+    match spec(bundle) {
+        Err(BundleError::Config(ConfigError::Read { source, .. }))
+            if source.kind() == ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
+        read => read.map(Some),
+    }
+}
+
 /// The same for the server, whose log has what was left out.
 pub(crate) fn spec_with_warnings(bundle: &Path) -> Result<Spec, BundleError> {
     let config = Config::read(bundle)?;
@@ -41,6 +53,16 @@ pub(crate) fn spec_with_warnings(bundle: &Path) -> Result<Spec, BundleError> {
         eprintln!("there is no capability {name}");
     }
     Ok(config.spec)
+}
+
+/// Says of a spec that it is for what stands for a pod.
+pub(crate) fn mark_as_pod(annotations: &mut HashMap<String, String>) {
+    annotations.insert(CONTAINER_TYPE[0].to_owned(), "sandbox".to_owned());
+}
+
+/// The annotation that has a limit of a pod's containers together: `memory`, `cpu-quota` or `cpu-period`.
+pub(crate) fn limit_name(limit: &str) -> String {
+    format!("io.kubernetes.cri.sandbox-{limit}")
 }
 
 pub(crate) fn role(id: &str, spec: &Spec) -> Result<Role, BundleError> {
@@ -56,9 +78,9 @@ pub(crate) fn role(id: &str, spec: &Spec) -> Result<Role, BundleError> {
     }
 }
 
-/// Whose server serves the container: its pod's, or its own.
-pub(crate) fn group(id: &str, spec: &Spec) -> Result<String, BundleError> {
-    Ok(match role(id, spec)? {
+/// Whose server serves the container: its pod's, or its own. A sandbox has its own.
+pub(crate) fn group(id: &str, spec: Option<&Spec>) -> Result<String, BundleError> {
+    Ok(match spec.map_or(Ok(Role::Pod), |spec| role(id, spec))? {
         Role::Single | Role::Pod => id.to_owned(),
         Role::Member { pod } => pod,
     })

@@ -24,7 +24,7 @@ const KILLED: u32 = 128 + 9;
 #[derive(Debug, Error)]
 pub(crate) enum DeleteError {
     #[error("describe the answer")]
-    Describe(#[from] containerd_shim_protos::protobuf::Error),
+    Describe(#[from] protobuf::Error),
     #[error("answer containerd")]
     Answer(#[source] io::Error),
 }

@@ -18,7 +18,7 @@ const FEATURES_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/f
 #[derive(Debug, Error)]
 pub(crate) enum InfoError {
     #[error("describe the runtime")]
-    Describe(#[from] containerd_shim_protos::protobuf::Error),
+    Describe(#[from] protobuf::Error),
     #[error("answer containerd")]
     Answer(#[source] io::Error),
 }

@@ -6,11 +6,14 @@
 
 mod args;
 mod bundle;
+mod cgroup;
+mod cri;
 mod delete;
 mod events;
 mod info;
 mod mounts;
 mod pod;
+mod sandbox_service;
 mod serve;
 mod service;
 mod start;

@@ -3,35 +3,39 @@
 use std::{
     collections::HashMap,
     fs,
+    future::pending,
     io::{self, stdin},
     os::{fd::AsFd, unix::net::UnixListener as StdUnixListener},
-    path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use containerd_shim_protos::{
+    sandbox_async::create_sandbox,
     shim_async::create_task,
     ttrpc::{
         self,
         asynchronous::{Server, Service as Methods, transport::Listener},
     },
 };
-use securectr_sandbox::{Host, HostCgroup, Installation, InstallationError, StateError, StateRoot};
+use securectr_sandbox::{Host, Installation, InstallationError, StateError, StateRoot};
 use thiserror::Error;
-use tokio::{net::UnixListener, sync::Notify};
+use tokio::{net::UnixListener, sync::Notify, time::sleep};
 
 use crate::{
     args::Args,
-    bundle,
     events::Events,
     mounts::{self, MountError},
     pod::Pod,
-    service::Service,
+    sandbox_service, service,
 };
 
 /// The task service's name up to containerd 1.7, and from containerd 2 on: the messages are the same.
 const TASK_V2: &str = "containerd.task.v2.Task";
 const TASK_V3: &str = "containerd.task.v3.Task";
+
+/// containerd asks for a task, or a sandbox, as soon as it knows the server's address.
+const FIRST_CALL_LIMIT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Error)]
 pub(crate) enum ServeError {
@@ -57,46 +61,57 @@ pub(crate) fn serve(args: &Args) -> Result<(), ServeError> {
     listener.set_nonblocking(true).map_err(ServeError::Socket)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
-    let cgroup = enter_cgroup();
-    let served = runtime.block_on(until_shutdown(args, listener));
+    let pod = {
+        let _in_runtime = runtime.enter();
+        Arc::new(Pod::new(args.namespace.clone(), host(args)?, Events::start(args.namespace.clone())))
+    };
+    let served = runtime.block_on(until_shutdown(Arc::clone(&pod), listener));
     if let Some(path) = address.as_pathname() {
         let _ = fs::remove_file(path);
     }
     runtime.shutdown_background();
-    if let Some((pods, own)) = cgroup {
-        // A cgroup that somebody is in cannot be removed.
-        if own.enter().is_ok() {
-            pods.remove();
-        }
+    let membership = pod.membership();
+    drop(pod);
+    if let Some(membership) = membership {
+        membership.leave();
     }
     served
 }
 
-/// The pod's cgroup, and the one that we come from. Without it what the pod costs is counted for containerd, and nothing else is wrong.
-fn enter_cgroup() -> Option<(HostCgroup, HostCgroup)> {
-    let own = HostCgroup::own()?;
-    let spec = bundle::spec(Path::new(".")).ok()?;
-    let pods = HostCgroup::of(&spec).inspect_err(|error| eprintln!("{}", crate::line(error))).ok()??;
-    pods.enter().inspect_err(|error| eprintln!("{}", crate::line(error))).ok()?;
-    Some((pods, own))
+fn host(args: &Args) -> Result<Host, ServeError> {
+    Ok(Host { installation: Installation::find()?, state: StateRoot::open()?, echo_console: args.debug })
 }
 
-async fn until_shutdown(args: &Args, listener: StdUnixListener) -> Result<(), ServeError> {
-    let host =
-        Host { installation: Installation::find()?, state: StateRoot::open()?, echo_console: args.debug };
+async fn until_shutdown(pod: Arc<Pod>, listener: StdUnixListener) -> Result<(), ServeError> {
     let listener = UnixListener::from_std(listener).map_err(ServeError::Socket)?;
-    let events = Events::start(args.namespace.clone());
-    let pod = Arc::new(Pod::new(args.namespace.clone(), host, events.clone()));
+    let events = pod.events.clone();
     let shutdown = Arc::new(Notify::new());
-    let service = Arc::new(Service { pod, shutdown: Arc::clone(&shutdown) });
+    let tasks = Arc::new(service::Service { pod: Arc::clone(&pod), shutdown: Arc::clone(&shutdown) });
+    let sandbox = sandbox_service::Service {
+        pod: Arc::clone(&pod),
+        shutdown: Arc::clone(&shutdown),
+        made: Mutex::default(),
+    };
     let mut server = Server::new()
         .add_listener(Listener::from(listener))
-        .register_service(named(TASK_V2, create_task(Arc::clone(&service) as _)))
-        .register_service(named(TASK_V3, create_task(service as _)));
+        .register_service(named(TASK_V2, create_task(Arc::clone(&tasks) as _)))
+        .register_service(named(TASK_V3, create_task(tasks as _)))
+        .register_service(create_sandbox(Arc::new(sandbox)));
     server.start().await.map_err(ServeError::Serve)?;
-    shutdown.notified().await;
+    tokio::select! {
+        () = shutdown.notified() => {}
+        () = unwanted(&pod) => {}
+    }
     events.flush().await;
     server.shutdown().await.map_err(ServeError::Serve)
+}
+
+/// Returns when nothing was asked for in time. Whoever was to call may have died between the server's start and the first call.
+async fn unwanted(pod: &Pod) {
+    sleep(FIRST_CALL_LIMIT).await;
+    if pod.is_in_use() {
+        pending::<()>().await;
+    }
 }
 
 /// The only service that the generated code makes, under a name of our choice.

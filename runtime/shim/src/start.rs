@@ -65,7 +65,7 @@ fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> S
 pub(crate) fn start(args: &Args) -> Result<(), StartError> {
     let params = params(args)?;
     let bundle = args.bundle.clone().unwrap_or_else(|| PathBuf::from("."));
-    let group = bundle::group(&args.id, &bundle::spec(&bundle)?)?;
+    let group = bundle::group(&args.id, bundle::spec_if_any(&bundle)?.as_ref())?;
     let directory = params.as_ref().and_then(|params| params.socket_dir.as_deref()).unwrap_or(SOCKETS);
     let socket = socket_path(Path::new(directory), args, &group);
     let address = format!("unix://{}", socket.display());

@@ -8,5 +8,6 @@ mod figures;
 mod install;
 mod oci;
 mod podman;
+mod sandbox_api;
 mod spec;
 mod streams;

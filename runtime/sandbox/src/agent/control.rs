@@ -1,7 +1,7 @@
 //! What is asked of a pod, and of a container as a whole while it lives.
 
 use securectr_protocol::agent::{
-    ContainerRequest, MakePodRequest, StatsResponse, UpdateRequest, WaitOomRequest,
+    ContainerRequest, Empty, MakePodRequest, StatsResponse, UpdateRequest, WaitOomRequest,
 };
 use ttrpc::context::Context;
 
@@ -14,6 +14,10 @@ impl Agent {
         let PodPlan { hostname, sysctls, shm_bytes } = pod.clone();
         let request = MakePodRequest { hostname, sysctls, shm_bytes, ..Default::default() };
         bounded(self.0.make_pod(limit(), &request)).await.map(drop)
+    }
+
+    pub(crate) async fn ping(&self) -> Result<(), AgentError> {
+        bounded(self.0.ping(limit(), &Empty::default())).await.map(drop)
     }
 
     pub(crate) async fn pause(&self, container_id: &str) -> Result<(), AgentError> {
