@@ -52,6 +52,14 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result
     Ok(())
 }
 
+/// Waits for the end of all that the shim starts, and of itself.
+pub fn no_process_is_left() -> Result<()> {
+    eventually("no process is left", || {
+        let ours = Command::new("pgrep").args(["-f", "securectr-(vmm|files)|shim-securectr"]).output()?;
+        Ok(ours.stdout.is_empty())
+    })
+}
+
 /// A running containerd, whose state lies on a tmpfs: overlayfs cannot write on every file system.
 pub struct Containerd {
     place: TempDir,

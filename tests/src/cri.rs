@@ -143,7 +143,8 @@ fn plugin(place: &Path) -> String {
     });
     let runtimes = runtimes.concat();
     format!(
-        "[plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"{PAUSE}\"\ndisable_apparmor = true\n\
+        "[plugins.\"io.containerd.nri.v1.nri\"]\ndisable = true\n\
+         [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"{PAUSE}\"\ndisable_apparmor = true\n\
          [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"/usr/lib/cni\"\nconf_dir = \"{place}/cni\"\n{runtimes}"
     )
 }

@@ -19,7 +19,9 @@ use anyhow::{Context, Result, ensure};
 
 pub use bridge::{fetch, load_bridge_modules};
 pub use bundle::Bundle;
-pub use containerd::{Containerd, Detached, Runtime, containerd, eventually, on_each, spawn_daemon};
+pub use containerd::{
+    Containerd, Detached, Runtime, containerd, eventually, no_process_is_left, on_each, spawn_daemon,
+};
 pub use lan::Lan;
 pub use run::{Finished, Started, run, run_in, securectr};
 pub use terminal::Terminal;

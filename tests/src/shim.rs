@@ -44,16 +44,20 @@ impl Shim {
     /// Calls the action `start` in an empty bundle, as containerd does.
     pub fn start(id: &str) -> Result<Self> {
         let bundle = Containerd::new_place()?;
-        let started = Command::new(program("containerd-shim-securectr-v2"))
-            .args(["-namespace", "tests", "-id", id, "-address", "/nowhere", "start"])
-            .current_dir(&bundle)
-            .stdin(Stdio::null())
-            .output()?;
+        let started = Self::command(id, bundle.path()).output()?;
         ensure!(started.status.success() && started.stderr.is_empty(), "start: {started:?}");
         let address = String::from_utf8(started.stdout)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let client = runtime.block_on(Client::connect(&address)).context("connect to the server")?;
         Ok(Self { client: SandboxClient::new(client), runtime, bundle, address })
+    }
+
+    /// The action `start`.
+    pub fn command(id: &str, bundle: &Path) -> Command {
+        let mut command = Command::new(program("containerd-shim-securectr-v2"));
+        command.args(["-namespace", "tests", "-id", id, "-address", "/nowhere", "start"]);
+        command.current_dir(bundle).stdin(Stdio::null());
+        command
     }
 
     pub fn bundle(&self) -> String {

@@ -6,10 +6,7 @@ use std::{
     collections::HashMap,
     io,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
 };
 
 use containerd_shim_protos::{
@@ -81,8 +78,6 @@ pub(crate) struct Pod {
     host: Host,
     pub events: Events,
     tasks: Mutex<HashMap<String, Arc<Task>>>,
-    /// A task or a sandbox was asked for.
-    in_use: AtomicBool,
     /// What each container of the pod gets that has no mount in its place.
     given: Mutex<Vec<GivenFile>>,
     /// From the machine's start on.
@@ -98,7 +93,6 @@ impl Pod {
             host,
             events,
             tasks: Mutex::default(),
-            in_use: AtomicBool::new(false),
             given: Mutex::default(),
             membership: Mutex::default(),
             creating: tokio::sync::Mutex::default(),
@@ -117,13 +111,7 @@ impl Pod {
         locked(&self.tasks).is_empty()
     }
 
-    pub(crate) fn is_in_use(&self) -> bool {
-        self.in_use.load(Ordering::Relaxed)
-    }
-
-    /// There will be tasks, and this is for all of them.
     pub(crate) fn give(&self, files: Vec<GivenFile>) {
-        self.in_use.store(true, Ordering::Relaxed);
         *locked(&self.given) = files;
     }
 

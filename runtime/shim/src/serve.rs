@@ -2,12 +2,14 @@
 
 use std::{
     collections::HashMap,
-    fs,
+    fs::{self, File},
     future::pending,
-    io::{self, stdin},
-    os::{fd::AsFd, unix::net::UnixListener as StdUnixListener},
+    io::{self, stdin, stdout},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixListener as StdUnixListener,
+    },
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use containerd_shim_protos::{
@@ -18,9 +20,14 @@ use containerd_shim_protos::{
         asynchronous::{Server, Service as Methods, transport::Listener},
     },
 };
+use nix::unistd::dup2_stdout;
 use securectr_sandbox::{Host, Installation, InstallationError, StateError, StateRoot};
 use thiserror::Error;
-use tokio::{net::UnixListener, sync::Notify, time::sleep};
+use tokio::{
+    io::AsyncReadExt,
+    net::{UnixListener, unix::pipe::Receiver},
+    sync::Notify,
+};
 
 use crate::{
     args::Args,
@@ -34,15 +41,14 @@ use crate::{
 const TASK_V2: &str = "containerd.task.v2.Task";
 const TASK_V3: &str = "containerd.task.v3.Task";
 
-/// containerd asks for a task, or a sandbox, as soon as it knows the server's address.
-const FIRST_CALL_LIMIT: Duration = Duration::from_secs(20);
-
 #[derive(Debug, Error)]
 pub(crate) enum ServeError {
     #[error(transparent)]
     Mount(#[from] MountError),
     #[error("take over the socket")]
     Socket(#[source] io::Error),
+    #[error("take over the pipe from the action start")]
+    Pipe(#[source] io::Error),
     #[error("start the event loop")]
     Runtime(#[source] io::Error),
     #[error(transparent)]
@@ -57,6 +63,7 @@ pub(crate) fn serve(args: &Args) -> Result<(), ServeError> {
     mounts::own_namespace()?;
     let listener = stdin().as_fd().try_clone_to_owned().map_err(ServeError::Socket)?;
     let listener = StdUnixListener::from(listener);
+    let answered = take_stdout().map_err(ServeError::Pipe)?;
     let address = listener.local_addr().map_err(ServeError::Socket)?;
     listener.set_nonblocking(true).map_err(ServeError::Socket)?;
     let runtime =
@@ -65,7 +72,7 @@ pub(crate) fn serve(args: &Args) -> Result<(), ServeError> {
         let _in_runtime = runtime.enter();
         Arc::new(Pod::new(args.namespace.clone(), host(args)?, Events::start(args.namespace.clone())))
     };
-    let served = runtime.block_on(until_shutdown(Arc::clone(&pod), listener));
+    let served = runtime.block_on(until_shutdown(Arc::clone(&pod), listener, answered));
     if let Some(path) = address.as_pathname() {
         let _ = fs::remove_file(path);
     }
@@ -78,20 +85,28 @@ pub(crate) fn serve(args: &Args) -> Result<(), ServeError> {
     served
 }
 
+/// What is said there from now on is lost.
+fn take_stdout() -> io::Result<OwnedFd> {
+    let taken = stdout().as_fd().try_clone_to_owned()?;
+    dup2_stdout(File::options().write(true).open("/dev/null")?)?;
+    Ok(taken)
+}
+
 fn host(args: &Args) -> Result<Host, ServeError> {
     Ok(Host { installation: Installation::find()?, state: StateRoot::open()?, echo_console: args.debug })
 }
 
-async fn until_shutdown(pod: Arc<Pod>, listener: StdUnixListener) -> Result<(), ServeError> {
+async fn until_shutdown(
+    pod: Arc<Pod>,
+    listener: StdUnixListener,
+    answered: OwnedFd,
+) -> Result<(), ServeError> {
+    let answered = Receiver::from_owned_fd(answered).map_err(ServeError::Pipe)?;
     let listener = UnixListener::from_std(listener).map_err(ServeError::Socket)?;
     let events = pod.events.clone();
     let shutdown = Arc::new(Notify::new());
     let tasks = Arc::new(service::Service { pod: Arc::clone(&pod), shutdown: Arc::clone(&shutdown) });
-    let sandbox = sandbox_service::Service {
-        pod: Arc::clone(&pod),
-        shutdown: Arc::clone(&shutdown),
-        made: Mutex::default(),
-    };
+    let sandbox = sandbox_service::Service { pod, shutdown: Arc::clone(&shutdown), made: Mutex::default() };
     let mut server = Server::new()
         .add_listener(Listener::from(listener))
         .register_service(named(TASK_V2, create_task(Arc::clone(&tasks) as _)))
@@ -100,16 +115,15 @@ async fn until_shutdown(pod: Arc<Pod>, listener: StdUnixListener) -> Result<(), 
     server.start().await.map_err(ServeError::Serve)?;
     tokio::select! {
         () = shutdown.notified() => {}
-        () = unwanted(&pod) => {}
+        () = orphaned(answered) => {}
     }
     events.flush().await;
     server.shutdown().await.map_err(ServeError::Serve)
 }
 
-/// Returns when nothing was asked for in time. Whoever was to call may have died between the server's start and the first call.
-async fn unwanted(pod: &Pod) {
-    sleep(FIRST_CALL_LIMIT).await;
-    if pod.is_in_use() {
+/// Returns when `start` has died before its answer was given: nobody knows of this server.
+async fn orphaned(mut answered: Receiver) {
+    if answered.read_u8().await.is_ok() {
         pending::<()>().await;
     }
 }

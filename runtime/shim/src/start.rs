@@ -22,7 +22,7 @@ use containerd_shim_protos::{
     bootstrap_api::{BootstrapParams, BootstrapResult},
     protobuf::{self, Message},
 };
-use nix::fcntl::OFlag;
+use nix::{fcntl::OFlag, unistd::pipe2};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -69,13 +69,15 @@ pub(crate) fn start(args: &Args) -> Result<(), StartError> {
     let directory = params.as_ref().and_then(|params| params.socket_dir.as_deref()).unwrap_or(SOCKETS);
     let socket = socket_path(Path::new(directory), args, &group);
     let address = format!("unix://{}", socket.display());
+    let mut answered = None;
     if UnixStream::connect(&socket).is_err() {
         let listener = listen(&socket)?;
         let events = params.as_ref().map(|params| params.containerd_ttrpc_address.clone());
-        if let Err(error) = spawn(args, &bundle, listener, events) {
+        let server = spawn(args, &bundle, listener, events).map_err(|error| {
             let _ = fs::remove_file(&socket);
-            return Err(StartError::Spawn(error));
-        }
+            StartError::Spawn(error)
+        })?;
+        answered = Some(server);
     }
     // By this file, a restarted containerd finds the server again.
     let address_file = bundle.join("address");
@@ -88,7 +90,9 @@ pub(crate) fn start(args: &Args) -> Result<(), StartError> {
         }
         None => address.into_bytes(),
     };
-    io::stdout().write_all(&answer).map_err(StartError::Answer)
+    let mut stdout = io::stdout();
+    stdout.write_all(&answer).and_then(|()| stdout.flush()).map_err(StartError::Answer)?;
+    answered.map_or(Ok(()), |mut server| server.write_all(b"\n").map_err(StartError::Answer))
 }
 
 /// containerd from 2.3 on describes the call on standard input, and wants an answer of the same kind. Earlier ones send the
@@ -124,8 +128,10 @@ fn listen(socket: &Path) -> Result<UnixListener, StartError> {
     UnixListener::bind(socket).map_err(io_error("listen on", socket))
 }
 
-/// Starts this program again as a server: the socket is its standard input, so that no number has to be agreed on.
-fn spawn(args: &Args, bundle: &Path, listener: UnixListener, events: Option<String>) -> io::Result<()> {
+/// Starts this program again as a server: the socket is its standard input and the end of a pipe its standard output, so that no
+/// numbers have to be agreed on. It ends if nothing is written to the pipe: then nobody knows of it.
+fn spawn(args: &Args, bundle: &Path, listener: UnixListener, events: Option<String>) -> io::Result<File> {
+    let (answered, ours) = pipe2(OFlag::O_CLOEXEC)?;
     let mut server = Command::new(env::current_exe()?);
     server.args(["-namespace", &args.namespace, "-id", &args.id, "-address", &args.address]);
     if args.debug {
@@ -138,13 +144,13 @@ fn spawn(args: &Args, bundle: &Path, listener: UnixListener, events: Option<Stri
         .current_dir(bundle)
         .process_group(0)
         .stdin(OwnedFd::from(listener))
-        .stdout(Stdio::null())
+        .stdout(answered)
         .stderr(log(bundle).map_or_else(|_| Stdio::null(), Stdio::from));
     let server = server.spawn()?;
     fs::write("shim.pid", server.id().to_string())?;
     // Lowering it takes a privilege that root may have given away.
     let _ = fs::write(format!("/proc/{}/oom_score_adj", server.id()), OOM_SCORE_ADJ);
-    Ok(())
+    Ok(ours.into())
 }
 
 /// containerd's end of the log. Opened for both, it neither waits for a reader nor breaks when containerd restarts.

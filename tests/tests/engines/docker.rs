@@ -9,9 +9,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use securectr_tests::{
-    Finished, Runtime, Started, Terminal, eventually, fetch, load_bridge_modules, on_each, only_layer,
-    program, spawn_daemon,
+    Containerd, Finished, Runtime, Started, Terminal, eventually, fetch, load_bridge_modules, on_each,
+    only_layer, program, spawn_daemon,
 };
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// A running dockerd with the images of busybox and nginx.
@@ -73,8 +74,22 @@ impl Docker {
     }
 }
 
+/// A containerd runtime by its type, for a Docker that knows such (from 23 on), or else an OCI command line.
+fn securectr() -> Result<Value> {
+    let said = String::from_utf8(Command::new("dockerd").arg("--version").output()?.stdout)?;
+    let major =
+        said.split_whitespace().nth(2).and_then(|version| version.split('.').next()?.parse::<u32>().ok());
+    Ok(match major.with_context(|| format!("a version in {said:?}"))? {
+        ..23 => json!({"path": program("securectr")}),
+        23.. => json!({"runtimeType": Runtime::Securectr.name()}),
+    })
+}
+
 /// It dies with this process.
 fn dockerd(place: &Path) -> Result<Child> {
+    let config = place.join("daemon.json");
+    fs::write(&config, json!({"runtimes": {"securectr": securectr()?}}).to_string())?;
+    let path = format!("{}:{}", Containerd::programs().display(), std::env::var("PATH")?);
     let log = File::create(place.join("log"))?;
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM", "dockerd", "--storage-driver", "overlay2", "--data-root"]);
@@ -84,7 +99,7 @@ fn dockerd(place: &Path) -> Result<Child> {
         .arg(place.join("pid"))
         .arg("--host")
         .arg(format!("unix://{}/sock", place.display()));
-    command.arg("--add-runtime").arg(format!("securectr={}", program("securectr").display()));
+    command.arg("--config-file").arg(config).env("PATH", path);
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     spawn_daemon(command)
 }

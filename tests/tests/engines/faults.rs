@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use securectr_tests::{Containerd, Runtime, Started, containerd, eventually, on_each};
+use securectr_tests::{Containerd, Runtime, Started, containerd, eventually, no_process_is_left, on_each};
 
 /// Kills a program of the container's by name.
 fn kill_all(program: &str) -> Result<()> {
@@ -20,10 +20,7 @@ fn kill_all(program: &str) -> Result<()> {
 
 /// No process of ours, no state, no mount.
 fn nothing_is_left_of(id: &str) -> Result<()> {
-    eventually("no process is left", || {
-        let ours = Command::new("pgrep").args(["-f", "securectr-(vmm|files)|shim-securectr"]).output()?;
-        Ok(ours.stdout.is_empty())
-    })?;
+    no_process_is_left()?;
     let state = Path::new("/run/securectr");
     if state.exists() {
         // A killed server's is swept by the next.

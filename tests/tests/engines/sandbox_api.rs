@@ -14,8 +14,9 @@ use containerd_shim_protos::{
     ttrpc::{Code, Error},
 };
 use k8s_cri::v1::{LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig, UserNamespace};
+use rustix::pipe::pipe;
 use securectr_tests::{
-    eventually, sandbox_call,
+    Containerd, eventually, no_process_is_left, sandbox_call,
     shim::{Shim, limit, options},
 };
 
@@ -68,10 +69,7 @@ fn shut_down(shim: &Shim) -> Result<()> {
     let request = ShutdownSandboxRequest { sandbox_id: ID.to_owned(), ..Default::default() };
     sandbox_call!(shim, shutdown_sandbox, request)?;
     eventually("the server has ended", || Ok(shim.has_ended()))?;
-    eventually("no process is left", || {
-        let ours = Command::new("pgrep").args(["-f", "securectr-(vmm|files)|shim-securectr"]).output()?;
-        Ok(ours.stdout.is_empty())
-    })?;
+    no_process_is_left()?;
     ensure!(!Path::new(CGROUP).exists(), "the cgroup is left");
     Ok(())
 }
@@ -186,7 +184,13 @@ fn what_a_guest_cannot_have_is_refused_and_nothing_is_left() -> Result<()> {
 }
 
 #[test]
-fn a_server_that_nobody_calls_ends() -> Result<()> {
-    let shim = Shim::start(ID)?;
-    eventually("the server has ended", || Ok(shim.has_ended()))
+fn a_server_ends_when_its_start_could_not_tell_of_it() -> Result<()> {
+    let bundle = Containerd::new_place()?;
+    let (nobody_reads, answer) = pipe()?;
+    drop(nobody_reads);
+    let started = Shim::command(ID, bundle.path()).stdout(answer).output()?;
+    ensure!(!started.status.success(), "{started:?}");
+    let address = fs::read_to_string(bundle.path().join("address"))?;
+    eventually("the server has ended", || Ok(!Path::new(address.trim_start_matches("unix://")).exists()))?;
+    no_process_is_left()
 }

@@ -3,10 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::AtomicBool},
 };
 
 use containerd_shim_protos::api::CreateTaskRequest;
@@ -34,7 +31,6 @@ const DEFAULT_MEMORY_MIB: u32 = 1024;
 impl Pod {
     /// What was made is undone by being dropped, when a later step fails.
     pub(super) async fn make(&self, request: &CreateTaskRequest) -> Result<Arc<Task>, PodError> {
-        self.in_use.store(true, Ordering::Relaxed);
         let _alone = self.creating.lock().await;
         let id = request.id.as_str();
         if locked(&self.tasks).contains_key(id) {
