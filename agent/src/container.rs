@@ -37,6 +37,7 @@ pub(crate) use rootfs::{Lower, RootfsPlan, STAGES, Upper};
 
 use crate::{
     cgroup::{Cgroup, CgroupError},
+    disks::{self, DisksError},
     plan::{self, ContainerPlan, PlanError, ProcessPlan, WindowSize},
     reaper::{Exit, Reaper},
     stdio::{self, AgentStreams, HostStreams, ProcessStreams},
@@ -76,6 +77,8 @@ pub(crate) enum ContainerError {
     Cgroup(#[from] CgroupError),
     #[error(transparent)]
     Process(#[from] ChannelError),
+    #[error(transparent)]
+    Disks(#[from] DisksError),
     #[error("the kernel refused")]
     Io(#[from] io::Error),
 }
@@ -116,6 +119,8 @@ struct Container {
     cpu_count: u32,
     /// The writable disk.
     disk: Option<String>,
+    /// Block devices of the host.
+    disks: Vec<String>,
     init: Process,
     execs: BTreeMap<String, Slot<Process>>,
 }
@@ -188,6 +193,7 @@ impl Containers {
                 has_own_pid_namespace: plan.namespaces.has_own_pid(),
                 cpu_count: plan.limits.cpu_count.unwrap_or(u32::MAX),
                 process_plan: plan.process,
+                disks: plan.disks,
                 disk: match rootfs.upper {
                     Upper::Ext4 { device } => Some(device),
                     Upper::None | Upper::Tmpfs { .. } | Upper::InPlace => None,
@@ -322,7 +328,10 @@ impl Containers {
         })?;
         if let Some(cgroup) = cgroup {
             cgroup.remove().await?;
-            self.lock().remove(&name.container);
+            let removed = self.lock().remove(&name.container);
+            if let Some(Slot::Taken(container)) = removed {
+                disks::let_go(&container.disks).await?;
+            }
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ mod cgroup;
 mod connection;
 mod container;
 mod cpus;
+mod disks;
 mod init;
 mod network;
 mod plan;

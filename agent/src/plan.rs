@@ -2,6 +2,7 @@
 //! Whatever the agent cannot do is refused here, by the name of its property; nothing is silently left out.
 
 mod capabilities;
+mod disks;
 mod hooks;
 mod limits;
 mod mounts;
@@ -16,6 +17,7 @@ use securectr_protocol::SHARED;
 use thiserror::Error;
 
 pub(crate) use capabilities::Capabilities;
+pub(crate) use disks::Disk;
 pub(crate) use hooks::{Hook, Hooks};
 pub(crate) use limits::{DeviceKind, DeviceRule, Limits};
 pub(crate) use mounts::{Attributes, MountPlan, MountSource, Propagation};
@@ -56,6 +58,8 @@ pub(crate) struct ContainerPlan {
     pub propagation: Option<Propagation>,
     pub mounts: Vec<MountPlan>,
     pub devices: Vec<DeviceNode>,
+    /// Names of the disks that are its own.
+    pub disks: Vec<String>,
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<String>,
     /// Paths below `/proc/sys`, and what is written there.
@@ -88,9 +92,10 @@ pub(crate) struct DeviceNode {
 pub(crate) const DEFAULT_DEVICES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
-/// Plans a container from a whole config.json.
-pub(crate) fn container(spec_json: &[u8]) -> Result<ContainerPlan, PlanError> {
-    let spec: Spec = serde_json::from_slice(spec_json)?;
+/// Plans a container from a whole config.json. `disks` stand for block devices of the host, in the host's order.
+pub(crate) fn container(spec_json: &[u8], disks: &[Disk]) -> Result<ContainerPlan, PlanError> {
+    let mut spec: Spec = serde_json::from_slice(spec_json)?;
+    disks::translate(&mut spec, disks)?;
     let linux = spec.linux.unwrap_or_default();
     refuse_unsupported(&linux)?;
     let namespaces = namespaces::plan(&linux.namespaces)?;
@@ -113,6 +118,7 @@ pub(crate) fn container(spec_json: &[u8]) -> Result<ContainerPlan, PlanError> {
         propagation: linux.rootfs_propagation.as_deref().map(mounts::root_propagation).transpose()?,
         mounts: spec.mounts.into_iter().map(mounts::plan).collect::<Result<_, _>>()?,
         devices: linux.devices.iter().map(device_node).collect::<Result<_, _>>()?,
+        disks: disks.iter().map(|disk| disk.name.clone()).collect(),
         masked_paths: absolute_paths("linux.maskedPaths", linux.masked_paths)?,
         readonly_paths: absolute_paths("linux.readonlyPaths", linux.readonly_paths)?,
         sysctls: linux.sysctl.into_iter().map(sysctl).collect::<Result<_, _>>()?,

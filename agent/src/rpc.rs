@@ -21,7 +21,7 @@ use crate::{
         ContainerError, Containers, GivenFile, Lower, NotExecuted, PodPlan, ProcessName, RootfsPlan, Upper,
     },
     cpus::Cpus,
-    init, network,
+    disks, init, network,
     plan::{self, WindowSize},
     reaper::Exit,
     shares::Shares,
@@ -58,8 +58,9 @@ impl Agent for Service {
     async fn create(&self, _: &TtrpcContext, request: CreateRequest) -> Answer<CreateResponse> {
         let service = self.clone();
         to_its_end(async move {
-            let plan =
-                plan::container(&request.spec_json).map_err(|error| refusal(&ContainerError::from(error)))?;
+            let disks = disks::find(&request.block_devices).await.map_err(|error| refusal(&error))?;
+            let plan = plan::container(&request.spec_json, &disks)
+                .map_err(|error| refusal(&ContainerError::from(error)))?;
             let rootfs = rootfs_plan(required(request.rootfs.into_option(), "rootfs")?, request.files)?;
             if plan.uses_shares() || matches!(rootfs.lower, Lower::Share(_)) {
                 service.shares.mount().map_err(|error| refusal(&error))?;

@@ -1,6 +1,7 @@
 //! Descriptors in the event loop; copies of this process.
 
 use std::{
+    fs::File,
     io, mem,
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     ptr,
@@ -14,6 +15,19 @@ use tokio::io::{Interest, unix::AsyncFd};
 pub(crate) fn watch<T: AsRawFd + Into<OwnedFd>>(file: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     // SAFETY: the value owns its descriptor, so that it stays open and the same; `AsyncFd` gives it up when it is dropped.
     unsafe { AsyncFd::register_with_interest(file, interest) }.map_err(io::Error::from)
+}
+
+/// Of linux/fs.h: `_IO(0x12, 93)`.
+const BLKROSET: libc::Ioctl = 0x125d;
+
+/// Whether a block device can be written, by anybody.
+pub(crate) fn set_read_only(device: &File, read_only: bool) -> io::Result<()> {
+    let value = libc::c_int::from(read_only);
+    // SAFETY: BLKROSET reads an integer, which lives across the call.
+    match unsafe { libc::ioctl(device.as_raw_fd(), BLKROSET, ptr::from_ref(&value)) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Of linux/sched.h; the constant in `libc` overflows.

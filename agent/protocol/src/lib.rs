@@ -27,11 +27,14 @@ pub const SHARED_TAG: &str = "shared";
 /// Where the guest has what the containers of a pod share: the namespaces `ipc`, `pid` and `uts`, and the directory `shm`.
 pub const POD: &str = "/run/securectr/pod";
 
+/// Where the source of a mount lies that is one of the request's block devices, by its number in their order. There is no file.
+pub const BLOCK_DEVICES: &str = "/run/securectr/devices";
+
 /// How long `Wait` lets output drain after the process has ended.
 pub const DRAIN_LIMIT_MS: u64 = 2_000;
 
 /// Grows with every change that an older peer cannot understand.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Bytes that open the connection, before ttrpc begins: a magic, then [`PROTOCOL_VERSION`] in little endian.
 pub const GREETING_LEN: usize = 20;

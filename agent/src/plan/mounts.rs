@@ -126,7 +126,10 @@ pub(crate) fn plan(mount: spec::Mount) -> Result<MountPlan, PlanError> {
             let source = mount.source.ok_or(PlanError::Missing("mounts.source"))?;
             MountSource::Bind { path: absolute_path("mounts.source", source)?, recursive: bind.recursive }
         }
-        None => file_system(mount.kind, mount.source, words.parameters)?,
+        None => {
+            words.note_read_only_disk(mount.source.as_deref());
+            file_system(mount.kind, mount.source, words.parameters)?
+        }
     };
     Ok(MountPlan {
         destination,
@@ -197,6 +200,14 @@ impl Words {
             }
         }
         Ok(())
+    }
+
+    /// A file system that is not to write its disk has to know, or it would recover what was left unfinished there.
+    fn note_read_only_disk(&mut self, source: Option<&str>) {
+        let is_read_only = self.attributes.set & libc::MOUNT_ATTR_RDONLY != 0;
+        if is_read_only && source.is_some_and(|source| source.starts_with("/dev/")) {
+            self.parameters.push(("ro".to_owned(), None));
+        }
     }
 
     fn names(&self) -> Vec<&str> {

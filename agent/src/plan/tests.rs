@@ -23,7 +23,7 @@ fn with(place: &str, value: Value) -> Result<ContainerPlan, PlanError> {
         };
     }
     *target = value;
-    container(&serde_json::to_vec(&spec).unwrap())
+    container(&serde_json::to_vec(&spec).unwrap(), &[])
 }
 
 fn files(resources: Value) -> Vec<(String, String)> {
@@ -36,7 +36,7 @@ fn file(name: &str, value: &str) -> (String, String) {
 
 #[test]
 fn a_minimal_spec_is_a_container_without_rights() {
-    let plan = container(&serde_json::to_vec(&minimal()).unwrap()).unwrap();
+    let plan = container(&serde_json::to_vec(&minimal()).unwrap(), &[]).unwrap();
     assert_eq!(plan.process.args, [c"true".to_owned()]);
     assert_eq!(plan.process.capabilities.bounding, CapabilitySet::empty());
     assert!(plan.namespaces.has_own_pid() && plan.process.terminal.is_none() && plan.limits.files.is_empty());
@@ -45,9 +45,9 @@ fn a_minimal_spec_is_a_container_without_rights() {
 #[test]
 fn what_is_not_a_spec_is_refused() {
     for text in ["", "{", r#"{"process": 1}"#, r#"{"process": {"args": "sh"}}"#] {
-        assert!(matches!(container(text.as_bytes()), Err(PlanError::Json(_))), "{text}");
+        assert!(matches!(container(text.as_bytes(), &[]), Err(PlanError::Json(_))), "{text}");
     }
-    assert!(matches!(container(b"{}"), Err(PlanError::Unsupported(_) | PlanError::Missing("process"))));
+    assert!(matches!(container(b"{}", &[]), Err(PlanError::Unsupported(_) | PlanError::Missing("process"))));
 }
 
 #[test]
@@ -265,9 +265,9 @@ fn sysctls_are_read_as_sysctl_reads_them() {
 fn a_host_name_needs_a_namespace() {
     let mut spec = minimal();
     spec["hostname"] = json!("name");
-    assert!(container(&serde_json::to_vec(&spec).unwrap()).is_err());
+    assert!(container(&serde_json::to_vec(&spec).unwrap(), &[]).is_err());
     spec["linux"]["namespaces"] = json!([{ "type": "mount" }, { "type": "uts", "path": "/proc/7/ns/uts" }]);
-    assert!(container(&serde_json::to_vec(&spec).unwrap()).is_ok());
+    assert!(container(&serde_json::to_vec(&spec).unwrap(), &[]).is_ok());
 }
 
 #[test]
@@ -281,7 +281,7 @@ fn another_process_keeps_the_containers_filter() {
 
 #[test]
 fn what_ctr_writes_by_itself_is_a_container() {
-    let plan = container(include_bytes!("fixtures/ctr.json")).unwrap();
+    let plan = container(include_bytes!("fixtures/ctr.json"), &[]).unwrap();
     assert_eq!((plan.mounts.len(), plan.limits.devices.len()), (7, 10));
     assert!(plan.process.no_new_privileges && plan.process.seccomp.is_none());
     assert!(plan.limits.files.is_empty() && plan.limits.cpu_count.is_none());
@@ -289,7 +289,7 @@ fn what_ctr_writes_by_itself_is_a_container() {
 
 #[test]
 fn what_docker_writes_by_itself_is_a_container() {
-    let plan = container(include_bytes!("fixtures/docker.json")).unwrap();
+    let plan = container(include_bytes!("fixtures/docker.json"), &[]).unwrap();
     let source = |place: &str| &plan.mounts.iter().find(|mount| mount.destination == place).unwrap().source;
     assert!(
         matches!(source("/sys/fs/cgroup"), MountSource::FileSystem { kind, .. } if kind == "cgroup2"),

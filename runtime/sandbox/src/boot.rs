@@ -186,7 +186,8 @@ fn equip(
         disks: files
             .disks
             .into_iter()
-            .map(|(file, read_only)| DiskSpec { file: table.lay(file), read_only })
+            .map(|(file, read_only)| DiskSpec { file: Some(table.lay(file)), read_only })
+            .chain((0..plan.device_places).map(|_| DiskSpec { file: None, read_only: false }))
             .collect(),
         nets: Vec::new(),
         filesystems: files

@@ -6,7 +6,7 @@ use oci_spec::runtime::{LinuxCpu, LinuxResources, Spec};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::{GivenFile, SandboxId, Scope, Share, guest_spec, shares};
+use crate::{BlockDevice, GivenFile, SandboxId, Scope, Share, devices, guest_spec, shares};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -103,6 +103,8 @@ pub struct MachinePlan {
     pub network: Option<PathBuf>,
     /// It has a file server.
     pub has_shares: bool,
+    /// How many block devices its containers can have.
+    pub device_places: u8,
 }
 
 /// One container in it.
@@ -115,6 +117,7 @@ pub struct ContainerPlan {
     pub root_share: Option<String>,
     pub writable: Writable,
     pub shares: Vec<Share>,
+    pub block_devices: Vec<BlockDevice>,
     /// Laid over what the image has.
     pub files: Vec<GivenFile>,
 }
@@ -137,6 +140,8 @@ pub enum PlanError {
     TooManyCpus { asked: u64 },
     #[error("a CPU quota of {quota} in a period of {period} microseconds makes no sense")]
     CpuQuota { quota: i64, period: u64 },
+    #[error("{asked} block devices are too many: the most is {}", devices::MAX_BLOCK_DEVICES)]
+    TooManyBlockDevices { asked: usize },
 }
 
 impl MachinePlan {
@@ -148,6 +153,7 @@ impl MachinePlan {
             command_line: command_line(settings),
             network: settings.network.clone(),
             has_shares: false,
+            device_places: 0,
         }
     }
 
@@ -164,7 +170,21 @@ impl MachinePlan {
             command_line: command_line(settings),
             network: settings.network.clone(),
             has_shares,
+            device_places: 0,
         })
+    }
+
+    /// The same with room for so many block devices.
+    pub fn with_device_places(self, device_places: u8) -> Self {
+        Self { device_places, ..self }
+    }
+}
+
+impl ContainerPlan {
+    /// How many block devices it has.
+    pub fn device_count(&self) -> u8 {
+        // Planned, they are at most MAX_BLOCK_DEVICES.
+        self.block_devices.len() as u8
     }
 }
 
@@ -174,6 +194,7 @@ pub fn plan(id: SandboxId, bundle: Bundle, settings: &Settings) -> Result<Plan, 
     let linux = container.spec.linux().as_ref();
     let resources = linux.and_then(|linux| linux.resources().as_ref());
     let machine = MachinePlan::limited(resources, !container.shares.is_empty(), settings)?;
+    let machine = machine.with_device_places(container.device_count());
     Ok(Plan { id, machine, container })
 }
 
@@ -190,7 +211,8 @@ pub fn container(id: SandboxId, bundle: Bundle) -> Result<ContainerPlan, PlanErr
     let root_share = shares::of_root(&id, root, writable);
     let root_name = root_share.as_ref().map(|share| share.name.clone());
     let shares = root_share.into_iter().chain(shares::of_spec(&id, &mut spec, scope)).collect();
-    Ok(ContainerPlan { id, spec, root_share: root_name, writable, shares, files })
+    let block_devices = devices::of_spec(&mut spec)?;
+    Ok(ContainerPlan { id, spec, root_share: root_name, writable, shares, block_devices, files })
 }
 
 /// A limit holds inside the guest; the guest is as much larger as its kernel and agent need.

@@ -15,6 +15,7 @@ use crate::{
     SandboxId, Streams, StreamsWanted, Writable,
     agent::Agent,
     boot::{self, Booted},
+    devices::{DeviceError, Places},
     shares::{self, Share, ShareError},
     stdio,
 };
@@ -38,6 +39,8 @@ pub enum SandboxError {
     Streams(#[source] io::Error),
     #[error(transparent)]
     Share(#[from] ShareError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     #[error("describe the container")]
     Describe(#[source] serde_json::Error),
 }
@@ -88,6 +91,7 @@ impl LaunchFailure {
 /// A machine with a ready agent.
 pub struct Sandbox {
     booted: Booted,
+    devices: Places,
     writable_device: &'static str,
 }
 
@@ -102,8 +106,11 @@ impl Sandbox {
         let writable_device = if disks.image.is_some() { SECOND_DEVICE } else { FIRST_DEVICE };
         let image = disks.image.map(|file| (file, true));
         let writable = disks.writable.map(|file| (file, false));
-        let disks = image.into_iter().chain(writable).collect();
-        let sandbox = Self { booted: boot::boot(id, machine, host, disks).await?, writable_device };
+        let disks: Vec<_> = image.into_iter().chain(writable).collect();
+        // Behind the two at most that the sandbox itself has.
+        let devices = Places::new(disks.len() as u8, machine.device_places);
+        let booted = boot::boot(id, machine, host, disks).await?;
+        let sandbox = Self { booted, devices, writable_device };
         sandbox.refresh_network().await.map_err(|error| BootError::GuestNetwork(Box::new(error)))?;
         Ok(sandbox)
     }
@@ -130,12 +137,31 @@ impl Sandbox {
         container: &ContainerPlan,
         wanted: StreamsWanted,
     ) -> Result<Streams, SandboxError> {
+        let devices = self.devices.lend(container, &self.booted.vmm).await?;
+        let created = self.create_on_devices(container, devices, wanted).await;
+        if created.is_err() {
+            self.take_back_devices(container).await;
+        }
+        created
+    }
+
+    async fn create_on_devices(
+        &self,
+        container: &ContainerPlan,
+        devices: Vec<agent::BlockDevice>,
+        wanted: StreamsWanted,
+    ) -> Result<Streams, SandboxError> {
         self.add_shares(&container.shares).await?;
-        let created = self.create_on_shares(container, wanted).await;
+        let created = self.create_on_shares(container, devices, wanted).await;
         if created.is_err() {
             self.remove_shares(&container.shares).await;
         }
         created
+    }
+
+    /// Closes the block devices that a container was lent, when it has ended or could not be made. [`Sandbox::delete`] does so, too.
+    pub async fn take_back_devices(&self, container: &ContainerPlan) {
+        self.devices.take_back(&container.id, &self.booted.vmm).await;
     }
 
     /// All of them or none.
@@ -158,6 +184,7 @@ impl Sandbox {
     async fn create_on_shares(
         &self,
         container: &ContainerPlan,
+        block_devices: Vec<agent::BlockDevice>,
         wanted: StreamsWanted,
     ) -> Result<Streams, SandboxError> {
         let (streams, names) = self.connect(CREATE, wanted).await?;
@@ -176,6 +203,7 @@ impl Sandbox {
             rootfs: Some(rootfs).into(),
             stdio: Some(names).into(),
             files: container.files.iter().map(file).collect(),
+            block_devices,
             ..Default::default()
         };
         self.ask(CREATE, self.booted.agent.create(&request)).await?;
@@ -239,11 +267,12 @@ impl Sandbox {
         self.ask("delete the process", self.booted.agent.delete(process.into())).await
     }
 
-    /// Removes an ended container from the guest, and what was shared with it.
+    /// Removes an ended container from the guest, and what was shared with it or lent to it.
     pub async fn delete(&self, container: &ContainerPlan) -> Result<(), SandboxError> {
         let init = ProcessName::init(&container.id);
         let deleted = self.ask("delete the container", self.booted.agent.delete((&init).into())).await;
         self.remove_shares(&container.shares).await;
+        self.take_back_devices(container).await;
         deleted
     }
 

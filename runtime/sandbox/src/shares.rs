@@ -114,7 +114,7 @@ fn make_tmpfs(mount: &mut Mount, bytes: u64) {
     mount.set_typ(Some("tmpfs".to_owned())).set_source(Some("shm".into())).set_options(Some(options));
 }
 
-fn is_bind(mount: &Mount) -> bool {
+pub(crate) fn is_bind(mount: &Mount) -> bool {
     mount.typ().as_deref() == Some("bind") || has_option(mount, &BINDS)
 }
 

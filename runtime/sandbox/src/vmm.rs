@@ -2,9 +2,10 @@
 
 use std::{
     ffi::CString,
+    fs::File,
     io::{self, IoSlice},
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::{ffi::OsStrExt, net::UnixStream as StdUnixStream},
     },
     path::Path,
@@ -31,7 +32,7 @@ use securectr_vmm::{
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::UnixStream,
-    sync::watch,
+    sync::{broadcast, watch},
     task::JoinHandle,
     time::timeout,
 };
@@ -45,6 +46,12 @@ use crate::{
 /// Where the ids begin under which VMMs run when root starts them: far above those of people, services and containers.
 const FIRST_JAIL_ID: u32 = 2_000_000_000;
 
+/// How long a VMM may take to close a disk, which waits for requests that are under way.
+const DETACH_LIMIT: Duration = Duration::from_secs(30);
+
+/// As many disks can be taken out at once without one being overheard.
+const DETACHED_BACKLOG: usize = 32;
+
 /// How long after the VMM's failure the file server's end may come to be its cause.
 const FILES_GRACE: Duration = Duration::from_millis(500);
 
@@ -54,9 +61,17 @@ pub(crate) struct Vmm {
     pid: i32,
     pidfd: Arc<OwnedFd>,
     end: watch::Receiver<Option<End>>,
-    disk_full: Arc<AtomicBool>,
+    heard: Heard,
     /// Stays open as long as the guest may run: the VMM ends when it is closed.
     control: OwnedFd,
+}
+
+/// What a VMM has said beside its end.
+#[derive(Clone, Debug)]
+struct Heard {
+    disk_full: Arc<AtomicBool>,
+    /// Indices of disks.
+    detached: broadcast::Sender<u8>,
 }
 
 /// The VMM's descriptors in the order of their numbers, with [`VmSpec`] naming them by number.
@@ -90,12 +105,12 @@ impl Vmm {
         drop(equipment.fds);
         let pidfd = Arc::new(launched.pidfd);
         let (said_end, end) = watch::channel(None);
-        let disk_full = Arc::new(AtomicBool::new(false));
+        let heard = Heard { disk_full: Arc::default(), detached: broadcast::channel(DETACHED_BACKLOG).0 };
         let vmm = Self {
             pid: launched.pid,
             pidfd: Arc::clone(&pidfd),
             end,
-            disk_full: Arc::clone(&disk_full),
+            heard: heard.clone(),
             control: equipment.control.as_fd().try_clone_to_owned()?,
         };
         equipment.control.set_nonblocking(true)?;
@@ -106,7 +121,7 @@ impl Vmm {
         let _ = control.write_all(&line).await;
         tokio::spawn(async move {
             let files = files_broken(equipment.files);
-            let end = watch(control, pidfd, equipment.console, &disk_full, files).await;
+            let end = watch(control, pidfd, equipment.console, &heard, files).await;
             let _ = said_end.send(Some(end));
         });
         Ok(vmm)
@@ -119,12 +134,43 @@ impl Vmm {
     /// Gives a network device of the spec that has none its tap.
     pub(crate) fn attach_net(&self, index: usize, tap: &OwnedFd) -> io::Result<()> {
         // A spec has fewer devices than a u8 can count.
-        let mut line = serde_json::to_vec(&Request::AttachNet(index as u8))?;
+        self.ask(Request::AttachNet(index as u8), Some(tap.as_fd()))
+    }
+
+    /// Lays a file into an empty disk of the spec. The VMM has a descriptor of its own from then on.
+    pub(crate) fn attach_disk(&self, index: u8, file: &File) -> io::Result<()> {
+        self.ask(Request::AttachDisk(index), Some(file.as_fd()))
+    }
+
+    /// Takes it out, and waits until the VMM has closed it. One that has ended has closed all.
+    pub(crate) async fn detach_disk(&self, index: u8) -> io::Result<()> {
+        let mut detached = self.heard.detached.subscribe();
+        if self.ask(Request::DetachDisk(index), None).is_err() {
+            self.ended().await;
+            return Ok(());
+        }
+        let closed = async {
+            while detached.recv().await? != index {}
+            Ok::<_, broadcast::error::RecvError>(())
+        };
+        tokio::select! {
+            closed = timeout(DETACH_LIMIT, closed) => match closed {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) | Err(_) => Err(io::ErrorKind::TimedOut.into()),
+            },
+            _ = self.ended() => Ok(()),
+        }
+    }
+
+    /// A line of a few bytes fits the socket or does not, as a whole.
+    fn ask(&self, request: Request, with: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let mut line = serde_json::to_vec(&request)?;
         line.push(b'\n');
-        let descriptors = [tap.as_raw_fd()];
-        let with_it = [ControlMessage::ScmRights(&descriptors)];
+        let descriptors: Vec<RawFd> = with.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let with_it = if descriptors.is_empty() { &[][..] } else { &rights };
         let text = [IoSlice::new(&line)];
-        sendmsg::<()>(self.control.as_raw_fd(), &text, &with_it, MsgFlags::MSG_NOSIGNAL, None)?;
+        sendmsg::<()>(self.control.as_raw_fd(), &text, with_it, MsgFlags::MSG_NOSIGNAL, None)?;
         Ok(())
     }
 
@@ -135,7 +181,7 @@ impl Vmm {
 
     /// Whether the host had no room for something that the guest wrote.
     pub(crate) fn disk_full(&self) -> bool {
-        self.disk_full.load(Ordering::Relaxed)
+        self.heard.disk_full.load(Ordering::Relaxed)
     }
 
     /// Answers when the VMM has ended, with the cause; may be asked by several and again.
@@ -182,12 +228,12 @@ async fn watch(
     control: UnixStream,
     pidfd: Arc<OwnedFd>,
     console: JoinHandle<String>,
-    disk_full: &AtomicBool,
+    heard: &Heard,
     files_broken: impl Future<Output = FilesEnd>,
 ) -> End {
     let mut files_broken = std::pin::pin!(files_broken);
     let last_event = tokio::select! {
-        event = last_event(control, disk_full) => event,
+        event = last_event(control, heard) => event,
         end = &mut files_broken => {
             sys::kill(&pidfd);
             let _ = exit_of(&pidfd).await;
@@ -209,7 +255,7 @@ async fn watch(
 
 /// Reads events until the last one or the end of the stream. A line that is no event counts as the end: the VMM is not to be
 /// trusted once its guest runs.
-async fn last_event(control: UnixStream, disk_full: &AtomicBool) -> Option<Event> {
+async fn last_event(control: UnixStream, heard: &Heard) -> Option<Event> {
     let mut reader = BufReader::new(control);
     let mut last = None;
     loop {
@@ -220,10 +266,15 @@ async fn last_event(control: UnixStream, disk_full: &AtomicBool) -> Option<Event
         }
         match serde_json::from_slice(&line) {
             Ok(event @ (Event::Ended(_) | Event::Failed(_))) => return Some(event),
-            Ok(Event::DiskFull(_)) => disk_full.store(true, Ordering::Relaxed),
-            Ok(event @ (Event::Running | Event::Paused | Event::Resumed | Event::NetAttached)) => {
-                last = Some(event)
-            }
+            Ok(Event::DiskFull(_)) => heard.disk_full.store(true, Ordering::Relaxed),
+            Ok(Event::DiskDetached(index)) => drop(heard.detached.send(index)),
+            Ok(
+                event @ (Event::Running
+                | Event::Paused
+                | Event::Resumed
+                | Event::NetAttached
+                | Event::DiskAttached(_)),
+            ) => last = Some(event),
             Err(_) => return last,
         }
     }

@@ -17,6 +17,12 @@ pub enum Request {
     /// Gives the n-th network interface of the spec, which has none, its tap: the descriptor that comes with the line
     /// (SCM_RIGHTS of unix(7)). Answered by [`Event::NetAttached`].
     AttachNet(u8),
+    /// Lays the file or block device whose descriptor comes with the line into the n-th disk of the spec, which is empty. Answered
+    /// by [`Event::DiskAttached`].
+    AttachDisk(u8),
+    /// Takes it out again: the n-th disk is empty, and the descriptor closed, when [`Event::DiskDetached`] answers. A disk that is
+    /// empty already stays so. What the guest has asked for by then is done, what it asks for later fails.
+    DetachDisk(u8),
 }
 
 /// What a VMM tells its parent.
@@ -28,6 +34,8 @@ pub enum Event {
     Paused,
     Resumed,
     NetAttached,
+    DiskAttached(u8),
+    DiskDetached(u8),
     /// The host has no room for what the guest writes to a disk: which disk. The guest sees an I/O error and goes on.
     DiskFull(String),
     /// The guest has ended; the last event.

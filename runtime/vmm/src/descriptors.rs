@@ -26,7 +26,7 @@ pub(crate) enum DescriptorError {
 impl Descriptors {
     pub(crate) fn named_by(spec: &VmSpec) -> Result<Self, DescriptorError> {
         let mut untaken: Vec<Fd> = vec![spec.kvm, spec.kernel, spec.initramfs, spec.console];
-        untaken.extend(spec.disks.iter().map(|disk| disk.file));
+        untaken.extend(spec.disks.iter().filter_map(|disk| disk.file));
         untaken.extend(spec.nets.iter().filter_map(|net| net.tap));
         untaken.extend(spec.filesystems.iter().map(|filesystem| filesystem.server));
         untaken.push(spec.vsock.listener);
@@ -74,7 +74,7 @@ mod tests {
             memory_mib: 64,
             vcpu_count: 1,
             console: Fd(7),
-            disks: vec![DiskSpec { file: Fd(disk), read_only: true }],
+            disks: vec![DiskSpec { file: Some(Fd(disk)), read_only: true }],
             nets: Vec::new(),
             filesystems: vec![FsSpec { tag: "t".to_owned(), server: Fd(11) }],
             vsock: VsockSpec { listener: Fd(1_000_000), dial_out: vec![DialOut { port: 1, stream: Fd(9) }] },

@@ -14,7 +14,7 @@ use securectr_vmm::control::{End, Event, Request};
 use thiserror::Error;
 
 use crate::{
-    devices::{AttachError, News},
+    devices::{AttachError, Mmio, News},
     machine::Machine,
     parent::{Parent, ParentError},
     vcpu::VcpuError,
@@ -32,9 +32,11 @@ pub(crate) enum LoopError {
     Vcpu(#[from] VcpuError),
     #[error("the machine has no network interface {0}")]
     NoSuchNet(u8),
+    #[error("the machine has no disk {0}")]
+    NoSuchDisk(u8),
     #[error("a request came without its descriptor")]
     NoDescriptor,
-    #[error("give a device what was sent for it")]
+    #[error("give a device what was sent for it, or take it away")]
     Attach(#[from] AttachError),
 }
 
@@ -123,6 +125,15 @@ impl EventLoop {
                     self.attach_net(index, parent)?;
                     Event::NetAttached
                 }
+                Request::AttachDisk(index) => {
+                    let file = parent.take_descriptor().ok_or(LoopError::NoDescriptor)?;
+                    self.with_disk(index, |disk| disk.attach(file))?;
+                    Event::DiskAttached(index)
+                }
+                Request::DetachDisk(index) => {
+                    self.with_disk(index, Mmio::detach)?;
+                    Event::DiskDetached(index)
+                }
             };
             parent.send(&done)?;
         }
@@ -133,6 +144,15 @@ impl EventLoop {
         let tap = parent.take_descriptor().ok_or(LoopError::NoDescriptor)?;
         let net = self.machine.net(index).ok_or(LoopError::NoSuchNet(index))?;
         Ok(net.lock().unwrap_or_else(PoisonError::into_inner).attach(tap)?)
+    }
+
+    fn with_disk(
+        &self,
+        index: u8,
+        change: impl FnOnce(&mut Mmio) -> Result<(), AttachError>,
+    ) -> Result<(), LoopError> {
+        let disk = self.machine.disk(index).ok_or(LoopError::NoSuchDisk(index))?;
+        Ok(change(&mut disk.lock().unwrap_or_else(PoisonError::into_inner))?)
     }
 }
 

@@ -31,11 +31,13 @@ pub struct VmSpec {
     pub vsock: VsockSpec,
 }
 
-/// A virtio-blk device; the first in the list is `vda` in the guest.
+/// A virtio-blk device; the first in the list is `vda` in the guest. Its serial number is `disk-` and its index: `disk-0`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DiskSpec {
-    /// A regular file whose size is a multiple of 512.
-    pub file: Fd,
+    /// A regular file or a block device whose size is a multiple of 512. Without, the disk is empty: its size is 0 until
+    /// [`Request::AttachDisk`](crate::control::Request::AttachDisk).
+    pub file: Option<Fd>,
+    /// What the guest is told. A file that cannot be written is not written, whatever it was told.
     pub read_only: bool,
 }
 

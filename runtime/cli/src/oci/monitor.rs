@@ -149,7 +149,7 @@ impl Begun {
         let terminal = console.is_some();
         let plan = plan(args, &book.record, spec)?;
         let limits = plan.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-        let machine = MachinePlan::limited(limits, true, &settings)?;
+        let machine = MachinePlan::limited(limits, true, &settings)?.with_device_places(plan.device_count());
         let host = Host {
             installation: Installation::find()?,
             state: StateRoot::open()?,
@@ -240,6 +240,8 @@ impl Watched {
                 Some(event) = outside.recv() => self.hear(event).await,
             }
         };
+        // Who finds it stopped may want its devices back.
+        self.sandbox.take_back_devices(&self.plan).await;
         turn(&self.book, Status::Stopped)?;
         let _ = timeout(LAST_WORDS_LIMIT, self.output.written()).await;
         let _ = timeout(LAST_WORDS_LIMIT, async { while connections.join_next().await.is_some() {} }).await;

@@ -9,9 +9,9 @@ use std::{
 use containerd_shim_protos::api::CreateTaskRequest;
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources, Spec};
 use securectr_sandbox::{
-    Anchor, Bundle, Disks, GivenFile, HookState, MachinePlan, NetworkSource, PodPlan, Process, ProcessName,
-    RootSource, Sandbox, SandboxId, Scope, Settings, Streams, StreamsWanted, Writable, container,
-    find_program, network_source, run_before_create,
+    Anchor, Bundle, Disks, GivenFile, HookState, MAX_BLOCK_DEVICES, MachinePlan, NetworkSource, PodPlan,
+    Process, ProcessName, RootSource, Sandbox, SandboxId, Scope, Settings, Streams, StreamsWanted, Writable,
+    container, find_program, network_source, run_before_create,
 };
 use sha2::{Digest, Sha256};
 
@@ -85,6 +85,7 @@ impl Pod {
         match role {
             Role::Pod => {
                 let machine = MachinePlan::limited(pod_limits(&spec).as_ref(), true, settings)?;
+                let machine = machine.with_device_places(MAX_BLOCK_DEVICES);
                 let sandbox = self.boot(id, &machine).await?;
                 sandbox.make_pod(&PodPlan::of(&spec)).await?;
                 let process = Process::stand_in(Arc::clone(&sandbox));
@@ -96,6 +97,7 @@ impl Pod {
                 let linux = container.plan.spec.linux().as_ref();
                 let limits = linux.and_then(|linux| linux.resources().as_ref());
                 let machine = MachinePlan::limited(limits, true, settings)?;
+                let machine = machine.with_device_places(container.plan.device_count());
                 let sandbox = self.boot(id, &machine).await?;
                 make(sandbox, container, wanted).await
             }

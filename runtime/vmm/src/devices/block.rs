@@ -1,4 +1,4 @@
-//! virtio-blk on a file (VirtIO 1.2, section 5.2).
+//! virtio-blk on a file or a block device (VirtIO 1.2, section 5.2), which may be laid in and taken out while the guest runs.
 //!
 //! Requests are done one after another in the event loop's thread, a bounded amount in one call.
 
@@ -6,7 +6,8 @@ mod request;
 
 use std::{
     fs::File,
-    io::{self, ErrorKind},
+    io::{self, ErrorKind, Seek, SeekFrom},
+    os::fd::OwnedFd,
 };
 
 use serde::{Deserialize, Serialize};
@@ -23,13 +24,20 @@ use vmm_sys_util::fallocate::{FallocateMode, fallocate};
 
 use self::request::{Operation, Range, Refusal, Request};
 use super::{
-    News, Progress, StateError, VirtioDevice, sys,
+    AttachError, News, Progress, StateError, VirtioDevice, sys,
     virtqueue::{Buffers, Violation, Virtqueue},
 };
 
-/// A call a kind of request; discarding and writing zeroes is fallocate(2).
-pub(super) const SYSCALLS: &[libc::c_long] =
-    &[libc::SYS_preadv, libc::SYS_pwritev, libc::SYS_fdatasync, libc::SYS_fallocate];
+/// A call a kind of request; discarding and writing zeroes is fallocate(2), on a block device, too. A file that is laid in is
+/// measured, and closed when it is taken out.
+pub(super) const SYSCALLS: &[libc::c_long] = &[
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_fdatasync,
+    libc::SYS_fallocate,
+    libc::SYS_lseek,
+    libc::SYS_close,
+];
 
 const FORMAT: u32 = 1;
 const SECTOR_LEN: u64 = 512;
@@ -50,17 +58,18 @@ const MAX_REQUESTS_A_CALL: usize = 32;
 
 #[derive(Debug, Error)]
 pub(crate) enum DiskError {
-    #[error("look at the file")]
-    Metadata(#[source] io::Error),
-    #[error("it is not a regular file")]
-    NotAFile,
-    #[error("its length of {0} bytes is not a multiple of 512")]
+    #[error("measure the file")]
+    Measure(#[source] io::Error),
+    #[error("its length of {0} bytes is not a multiple of 512, or there is nothing in it")]
     Length(u64),
+    #[error("it has a file already")]
+    Full,
 }
 
 #[derive(Debug)]
 pub(super) struct Block {
-    file: File,
+    /// None in an empty disk, which has no sectors.
+    file: Option<File>,
     read_only: bool,
     sectors: u64,
     id: [u8; request::ID_LEN],
@@ -100,15 +109,8 @@ impl From<Refusal> for Failure {
 }
 
 impl Block {
-    pub(super) fn new(file: File, read_only: bool, index: usize) -> Result<Self, DiskError> {
-        let metadata = file.metadata().map_err(DiskError::Metadata)?;
-        if !metadata.is_file() {
-            return Err(DiskError::NotAFile);
-        }
-        if metadata.len() % SECTOR_LEN != 0 {
-            return Err(DiskError::Length(metadata.len()));
-        }
-        let sectors = metadata.len() / SECTOR_LEN;
+    pub(super) fn new(file: Option<File>, read_only: bool, index: usize) -> Result<Self, DiskError> {
+        let sectors = file.as_ref().map_or(Ok(0), sectors_of)?;
         let mut id = [0; request::ID_LEN];
         for (byte, value) in id.iter_mut().zip(format!("disk-{index}").bytes()) {
             *byte = value;
@@ -116,8 +118,23 @@ impl Block {
         Ok(Self { file, read_only, sectors, id, config: config(sectors), disk_full: DiskFull::No })
     }
 
+    fn lay_in(&mut self, file: File) -> Result<(), DiskError> {
+        if self.file.is_some() {
+            return Err(DiskError::Full);
+        }
+        self.hold(sectors_of(&file)?, Some(file));
+        Ok(())
+    }
+
+    fn hold(&mut self, sectors: u64, file: Option<File>) {
+        self.file = file;
+        self.sectors = sectors;
+        self.config = config(sectors);
+    }
+
     /// Does a request; the answer's length without its status.
     fn perform(&self, request: &Request<'_>) -> Result<usize, Failure> {
+        let file = || self.file.as_ref().ok_or_else(|| io::Error::from(ErrorKind::NotFound));
         let changes = !matches!(request.operation, Operation::Read(_) | Operation::Identify);
         if changes && self.read_only {
             // The guest was told by VIRTIO_BLK_F_RO; the descriptor is the parent's, and may well be writable.
@@ -125,38 +142,28 @@ impl Block {
         }
         match &request.operation {
             Operation::Read(offset) => transfer(&request.answer, *offset, |buffers, offset| {
-                sys::read_at(&self.file, buffers.slices(), offset)
+                sys::read_at(file()?, buffers.slices(), offset)
             }),
             Operation::Write(offset) => transfer(&request.data, *offset, |buffers, offset| {
-                sys::write_at(&self.file, buffers.slices(), offset)
+                sys::write_at(file()?, buffers.slices(), offset)
             })
             .map(|_| 0),
-            Operation::Flush => self.file.sync_data().map(|()| 0).map_err(Failure::Io),
+            Operation::Flush => file().and_then(File::sync_data).map(|()| 0).map_err(Failure::Io),
             Operation::Identify => Ok(request.answer.write(&self.id)),
             Operation::Discard(ranges) => {
-                self.each(ranges, |_| FallocateMode::PunchHole).or_else(|failure| match failure {
+                punch(file().map_err(Failure::Io)?, ranges).or_else(|failure| match failure {
                     // A discard is a hint; what is not discarded is still there.
                     Failure::Unsupported => Ok(0),
                     failure => Err(failure),
                 })
             }
-            // Refused where the file system cannot: the guest then writes the zeroes itself.
-            Operation::WriteZeroes(ranges) => self.each(ranges, |range| {
-                if range.may_unmap { FallocateMode::PunchHole } else { FallocateMode::ZeroRange }
-            }),
+            // Refused where it is no matter of a hole: the guest then writes the zeroes itself, a piece at a time. A block device
+            // might have them written all at once, and hold up the machine.
+            Operation::WriteZeroes(ranges) if ranges.iter().any(|range| !range.may_unmap) => {
+                Err(Failure::Unsupported)
+            }
+            Operation::WriteZeroes(ranges) => punch(file().map_err(Failure::Io)?, ranges),
         }
-    }
-
-    fn each(&self, ranges: &[Range], mode: impl Fn(&Range) -> FallocateMode) -> Result<usize, Failure> {
-        for range in ranges.iter().filter(|range| range.len > 0) {
-            fallocate(&self.file, mode(range), true, range.offset, range.len).map_err(|error| match error
-                .errno()
-            {
-                libc::EOPNOTSUPP => Failure::Unsupported,
-                errno => Failure::Io(io::Error::from_raw_os_error(errno)),
-            })?;
-        }
-        Ok(0)
     }
 
     /// The status that the driver gets, and the number of bytes written before it.
@@ -224,6 +231,16 @@ impl VirtioDevice for Block {
 
     fn reset(&mut self) {}
 
+    fn attach(&mut self, file: OwnedFd) -> Result<(), AttachError> {
+        self.lay_in(file.into()).map_err(AttachError::Disk)
+    }
+
+    /// No request is under way: each is done before the next one is looked at.
+    fn detach(&mut self) -> Result<(), AttachError> {
+        self.hold(0, None);
+        Ok(())
+    }
+
     fn take_news(&mut self) -> Option<News> {
         if self.disk_full != DiskFull::Untold {
             return None;
@@ -249,6 +266,25 @@ impl VirtioDevice for Block {
         }
         Ok(())
     }
+}
+
+/// Of a regular file and of a block device alike; nothing else that can be sought has a length.
+fn sectors_of(mut file: &File) -> Result<u64, DiskError> {
+    let len = file.seek(SeekFrom::End(0)).map_err(DiskError::Measure)?;
+    if len == 0 || len % SECTOR_LEN != 0 { Err(DiskError::Length(len)) } else { Ok(len / SECTOR_LEN) }
+}
+
+/// What reads as zeroes afterwards, and costs as little as the file system or the device can make it.
+fn punch(file: &File, ranges: &[Range]) -> Result<usize, Failure> {
+    for range in ranges.iter().filter(|range| range.len > 0) {
+        let punched = fallocate(file, FallocateMode::PunchHole, true, range.offset, range.len);
+        punched.map_err(|error| match error.errno() {
+            // EINVAL: a block device has blocks of more than a sector.
+            libc::EOPNOTSUPP | libc::EINVAL => Failure::Unsupported,
+            errno => Failure::Io(io::Error::from_raw_os_error(errno)),
+        })?;
+    }
+    Ok(0)
 }
 
 /// Goes on until all is done: the kernel may do less than asked, and takes so many slices at a time.

@@ -53,6 +53,8 @@ pub(crate) struct Mmio {
     memory: GuestMemoryMmap,
     negotiation: Negotiation,
     queues: Queues,
+    /// Grows when the configuration space has changed.
+    config_generation: u32,
     /// Bits of InterruptStatus.
     interrupt_status: u32,
     /// The driver has reset us and the device does not know yet.
@@ -83,6 +85,7 @@ impl Mmio {
             queues: Queues::new(device.queue_sizes())?,
             device,
             memory,
+            config_generation: 0,
             interrupt_status: 0,
             reset_owed: false,
             running: false,
@@ -106,7 +109,28 @@ impl Mmio {
 
     /// Gives the device what the parent has sent for it. The event loop's thread calls this, outside of events.
     pub(crate) fn attach(&mut self, fd: OwnedFd) -> Result<(), AttachError> {
-        self.device.attach(fd)?;
+        self.change_device(|device| device.attach(fd))
+    }
+
+    /// Takes from the device what it was given. The event loop's thread calls this, outside of events.
+    pub(crate) fn detach(&mut self) -> Result<(), AttachError> {
+        self.change_device(|device| device.detach())
+    }
+
+    /// A driver that is ready is told when the configuration space is another one afterwards (section 2.5); one that is not yet
+    /// has to read it all the same.
+    fn change_device(
+        &mut self,
+        change: impl FnOnce(&mut dyn VirtioDevice) -> Result<(), AttachError>,
+    ) -> Result<(), AttachError> {
+        let before = self.device.config().to_vec();
+        change(self.device.as_mut())?;
+        if self.device.config() != before {
+            self.config_generation = self.config_generation.wrapping_add(1);
+            if self.negotiation.is_live() {
+                self.interrupt(VIRTIO_MMIO_INT_CONFIG);
+            }
+        }
         self.call_event_loop();
         Ok(())
     }
@@ -148,7 +172,7 @@ impl Mmio {
             | VIRTIO_MMIO_SHM_LEN_HIGH
             | VIRTIO_MMIO_SHM_BASE_LOW
             | VIRTIO_MMIO_SHM_BASE_HIGH => u32::MAX,
-            // ConfigGeneration stays 0: no configuration space changes while it can be read.
+            VIRTIO_MMIO_CONFIG_GENERATION => self.config_generation,
             _ => 0,
         }
     }

@@ -98,7 +98,7 @@ pub(crate) trait VirtioDevice: Send {
     /// The greatest size of each queue, powers of two, the same at all times.
     fn queue_sizes(&self) -> &'static [u16];
 
-    /// The configuration space, the same at all times.
+    /// The configuration space. Nothing but [`attach`](Self::attach) and [`detach`](Self::detach) changes it.
     fn config(&self) -> &[u8];
 
     /// A descriptor that becomes readable when the device has work that no queue announces. Asked for after each call, and
@@ -119,6 +119,11 @@ pub(crate) trait VirtioDevice: Send {
 
     /// Takes what the parent has sent for it after the start.
     fn attach(&mut self, _: OwnedFd) -> Result<(), AttachError> {
+        Err(AttachError::Impossible)
+    }
+
+    /// Gives up what [`attach`](Self::attach) took, or what it was made with.
+    fn detach(&mut self) -> Result<(), AttachError> {
         Err(AttachError::Impossible)
     }
 
@@ -156,6 +161,8 @@ pub(crate) enum AttachError {
     Impossible,
     #[error("plug in a network interface")]
     Net(#[source] net::NetError),
+    #[error("fill an empty disk")]
+    Disk(#[source] block::DiskError),
 }
 
 /// Builds the devices that the spec asks for: disks, network interfaces and file systems in their order, vsock, rng. `news` is
@@ -168,8 +175,8 @@ pub(crate) fn build(
 ) -> Result<Vec<DeviceSlot>, DeviceError> {
     let mut devices: Vec<(String, Box<dyn VirtioDevice>)> = Vec::new();
     for (index, disk) in spec.disks.iter().enumerate() {
-        let file = descriptors.take(disk.file)?.into();
-        let block = block::Block::new(file, disk.read_only, index);
+        let file = disk.file.map(|file| descriptors.take(file)).transpose()?;
+        let block = block::Block::new(file.map(Into::into), disk.read_only, index);
         devices.push((
             format!("virtio-blk {index}"),
             Box::new(block.map_err(|error| DeviceError::Disk(index, error))?),

@@ -64,6 +64,8 @@ pub(crate) struct Machine {
     pub vcpus: Vcpus,
     pub ending: Arc<Ending>,
     pub devices: Vec<Arc<Mutex<Mmio>>>,
+    /// How many of them, from the first on, are disks.
+    disk_count: usize,
     /// Where the network interfaces among them begin and end.
     nets: Range<usize>,
     /// Readable when a device has news.
@@ -109,8 +111,14 @@ impl Machine {
         let bus = Arc::new(Bus::new(legacy, windows));
         let ending = Arc::new(Ending::new().map_err(|error| MachineError::Io("make an event", error))?);
         let vcpus = Vcpus::start(fds, &bus, &ending)?;
-        let nets = spec.disks.len()..spec.disks.len() + spec.nets.len();
-        Ok(Self { vcpus, ending, devices, nets, news, _memory: memory, _vm: vm })
+        let disk_count = spec.disks.len();
+        let nets = disk_count..disk_count + spec.nets.len();
+        Ok(Self { vcpus, ending, devices, disk_count, nets, news, _memory: memory, _vm: vm })
+    }
+
+    /// The n-th disk of the spec.
+    pub(crate) fn disk(&self, index: u8) -> Option<&Arc<Mutex<Mmio>>> {
+        self.devices.get(..self.disk_count)?.get(usize::from(index))
     }
 
     /// The n-th network interface of the spec.

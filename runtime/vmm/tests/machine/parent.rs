@@ -69,7 +69,7 @@ impl Setup {
             disks: self
                 .disks
                 .iter()
-                .map(|file| DiskSpec { file: table.lay(file), read_only: false })
+                .map(|file| DiskSpec { file: Some(table.lay(file)), read_only: false })
                 .collect(),
             nets: Vec::new(),
             filesystems: Vec::new(),

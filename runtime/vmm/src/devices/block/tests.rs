@@ -9,6 +9,11 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_SCSI_CMD, VIRTIO_BLK_T_WRITE_ZEROES,
 };
 
+use virtio_bindings::virtio_mmio::{
+    VIRTIO_MMIO_CONFIG_GENERATION, VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INTERRUPT_ACK,
+    VIRTIO_MMIO_INTERRUPT_STATUS,
+};
+
 use super::*;
 use crate::devices::testing::{Guest, Piece, RawDescriptor};
 
@@ -25,7 +30,7 @@ fn file() -> File {
 }
 
 fn disk(file: &File, read_only: bool) -> Block {
-    Block::new(file.try_clone().unwrap(), read_only, 7).unwrap()
+    Block::new(Some(file.try_clone().unwrap()), read_only, 7).unwrap()
 }
 
 fn content(mut file: &File, offset: u64, len: usize) -> Vec<u8> {
@@ -220,9 +225,149 @@ fn an_indirect_table_is_a_chain_like_any_other() {
 fn files_that_are_no_disks_are_refused() {
     let file = tempfile().unwrap();
     file.set_len(513).unwrap();
-    assert!(matches!(Block::new(file, true, 0), Err(DiskError::Length(513))));
+    assert!(matches!(Block::new(Some(file), true, 0), Err(DiskError::Length(513))));
     let device = File::open("/dev/null").unwrap();
-    assert!(matches!(Block::new(device, true, 0), Err(DiskError::NotAFile)));
+    assert!(matches!(Block::new(Some(device), true, 0), Err(DiskError::Length(0))));
+    let socket = OwnedFd::from(std::os::unix::net::UnixStream::pair().unwrap().0);
+    assert!(matches!(Block::new(Some(socket.into()), true, 0), Err(DiskError::Measure(_))));
+}
+
+fn sectors(guest: &Guest) -> u64 {
+    let mut capacity = [0; 8];
+    guest.transport.lock().unwrap().read(0x100, &mut capacity);
+    u64::from_le_bytes(capacity)
+}
+
+/// Whether the driver was told since it was asked last that the configuration space has changed.
+fn was_told(guest: &mut Guest) -> bool {
+    let told = guest.read(VIRTIO_MMIO_INTERRUPT_STATUS) & VIRTIO_MMIO_INT_CONFIG != 0;
+    guest.write(VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INT_CONFIG);
+    told
+}
+
+fn lay_in(guest: &Guest, file: &File) -> Result<(), AttachError> {
+    guest.transport.lock().unwrap().attach(file.try_clone().unwrap().into())
+}
+
+fn take_out(guest: &Guest) {
+    guest.transport.lock().unwrap().detach().unwrap();
+}
+
+#[test]
+fn a_disk_without_a_file_is_empty_and_says_who_it_is() {
+    let mut guest = Guest::ready(Block::new(None, false, 3).unwrap());
+    assert_eq!(sectors(&guest), 0);
+    let (status, answer) = request(&mut guest, &header(VIRTIO_BLK_T_GET_ID, 0), 20);
+    assert_eq!((status, guest.bytes(answer, 7)), (VIRTIO_BLK_S_OK, b"disk-3\0".to_vec()));
+    let write = [header(VIRTIO_BLK_T_OUT, 0), vec![1; 512]].concat();
+    let nothing = [header(VIRTIO_BLK_T_OUT, 0), vec![]].concat();
+    let discard = [header(VIRTIO_BLK_T_DISCARD, 0), hole(0, 0, 0)].concat();
+    let flush = header(VIRTIO_BLK_T_FLUSH, 0);
+    for sent in [write, discard, flush] {
+        assert_eq!(request(&mut guest, &sent, 0).0, VIRTIO_BLK_S_IOERR);
+    }
+    assert_eq!(request(&mut guest, &header(VIRTIO_BLK_T_IN, 0), 512).0, VIRTIO_BLK_S_IOERR);
+    assert_eq!(request(&mut guest, &nothing, 0).0, VIRTIO_BLK_S_OK, "nothing of nothing");
+}
+
+#[test]
+fn a_file_that_is_laid_in_is_told_and_used_and_taken_out_again() {
+    let (file, other) = (file(), tempfile().unwrap());
+    other.set_len(512).unwrap();
+    let mut guest = Guest::ready(Block::new(None, false, 0).unwrap());
+    let mut generations = vec![guest.read(VIRTIO_MMIO_CONFIG_GENERATION)];
+    for (file, len) in [(&file, SECTORS), (&other, 1), (&file, SECTORS)] {
+        lay_in(&guest, file).unwrap();
+        assert!(was_told(&mut guest) && !was_told(&mut guest));
+        assert_eq!(sectors(&guest), len);
+        generations.push(guest.read(VIRTIO_MMIO_CONFIG_GENERATION));
+        let write = [header(VIRTIO_BLK_T_OUT, len - 1), vec![0xdd; 512]].concat();
+        assert_eq!(request(&mut guest, &write, 0).0, VIRTIO_BLK_S_OK);
+        assert_eq!(request(&mut guest, &header(VIRTIO_BLK_T_OUT, len), 0).0, VIRTIO_BLK_S_OK, "of nothing");
+        assert_eq!(content(file, (len - 1) * 512, 512), [0xdd; 512]);
+        take_out(&guest);
+        assert!(was_told(&mut guest));
+        assert_eq!(sectors(&guest), 0);
+        generations.push(guest.read(VIRTIO_MMIO_CONFIG_GENERATION));
+        assert_eq!(request(&mut guest, &header(VIRTIO_BLK_T_IN, 0), 512).0, VIRTIO_BLK_S_IOERR);
+    }
+    generations.dedup();
+    assert_eq!(generations.len(), 7, "each change has its generation");
+    take_out(&guest);
+    assert!(!was_told(&mut guest), "an empty disk stays as it is");
+}
+
+#[test]
+fn requests_that_wait_when_the_file_is_taken_out_are_answered_and_do_nothing() {
+    let file = file();
+    let mut guest = Guest::ready(disk(&file, false));
+    let sent = guest.put(&[header(VIRTIO_BLK_T_OUT, 0), vec![0xee; 512]].concat());
+    let statuses: Vec<u64> = (0..MAX_REQUESTS_A_CALL + 10).map(|_| guest.room(1)).collect();
+    for &status in &statuses {
+        guest.set_byte(status, 0xff);
+        guest.give(REQUESTS, &[sent, Piece::Writable(status, 1)]);
+    }
+    take_out(&guest);
+    assert!(guest.run());
+    for &status in &statuses {
+        assert!(guest.used(REQUESTS).is_some());
+        assert_eq!(u32::from(guest.bytes(status, 1)[0]), VIRTIO_BLK_S_IOERR);
+    }
+    assert_eq!(content(&file, 0, 512), [0; 512]);
+    // What comes after is another's.
+    let other = tempfile().unwrap();
+    other.set_len(1024).unwrap();
+    lay_in(&guest, &other).unwrap();
+    guest.run();
+    assert_eq!(content(&other, 0, 512), [0; 512]);
+}
+
+#[test]
+fn a_disk_takes_one_file_and_only_one_that_can_be_a_disk() {
+    let file = file();
+    let guest = Guest::ready(disk(&file, false));
+    assert!(matches!(lay_in(&guest, &file), Err(AttachError::Disk(DiskError::Full))));
+    let mut empty = Guest::ready(Block::new(None, false, 0).unwrap());
+    let nothing = tempfile().unwrap();
+    assert!(matches!(lay_in(&empty, &nothing), Err(AttachError::Disk(DiskError::Length(0)))));
+    assert!(!was_told(&mut empty));
+    assert_eq!(sectors(&empty), 0);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_not_written_whatever_the_guest_was_told() {
+    let named = tempfile::NamedTempFile::new().unwrap();
+    named.as_file().set_len(8192).unwrap();
+    let mut guest = Guest::ready(Block::new(None, false, 0).unwrap());
+    lay_in(&guest, &File::open(named.path()).unwrap()).unwrap();
+    let changes = [
+        [header(VIRTIO_BLK_T_OUT, 0), vec![1; 512]].concat(),
+        [header(VIRTIO_BLK_T_DISCARD, 0), hole(0, 8, 0)].concat(),
+        [header(VIRTIO_BLK_T_WRITE_ZEROES, 0), hole(0, 8, 1)].concat(),
+    ];
+    for change in changes {
+        assert_eq!(request(&mut guest, &change, 0).0, VIRTIO_BLK_S_IOERR);
+    }
+    assert_eq!(request(&mut guest, &header(VIRTIO_BLK_T_IN, 0), 512).0, VIRTIO_BLK_S_OK);
+    assert_eq!(content(named.as_file(), 0, 512), [0; 512]);
+}
+
+#[test]
+fn a_driver_that_is_not_ready_reads_what_is_there() {
+    let mut guest = Guest::found(Block::new(None, false, 0).unwrap());
+    guest.enter_event_loop();
+    lay_in(&guest, &file()).unwrap();
+    assert!(!was_told(&mut guest));
+    assert_eq!(sectors(&guest), SECTORS);
+}
+
+#[test]
+fn zeroes_that_have_to_be_written_are_left_to_the_guest() {
+    let file = file();
+    let mut guest = Guest::ready(disk(&file, false));
+    let zeroes = [header(VIRTIO_BLK_T_WRITE_ZEROES, 0), hole(8, 8, 0)].concat();
+    assert_eq!(request(&mut guest, &zeroes, 0).0, VIRTIO_BLK_S_UNSUPP);
+    assert_eq!(content(&file, 8 * 512, 512), [8; 512]);
 }
 
 #[test]

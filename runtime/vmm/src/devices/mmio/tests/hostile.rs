@@ -187,7 +187,7 @@ fn endures(device: impl VirtioDevice + 'static, acts: &[Act]) {
 fn disk(read_only: bool) -> Block {
     let file = tempfile::tempfile().unwrap();
     file.set_len(1024 * 1024).unwrap();
-    Block::new(file, read_only, 0).unwrap()
+    Block::new(Some(file), read_only, 0).unwrap()
 }
 
 proptest! {
