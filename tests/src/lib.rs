@@ -1,5 +1,6 @@
 //! What the tests of the built programs share: where they are, and a container run in three lines.
 
+mod block;
 mod bridge;
 mod bundle;
 mod containerd;
@@ -17,6 +18,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+pub use block::LoopDevice;
 pub use bridge::{fetch, load_bridge_modules};
 pub use bundle::Bundle;
 pub use containerd::{

@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use securectr_tests::{
-    Containerd, Finished, Runtime, Started, Terminal, eventually, fetch, load_bridge_modules, on_each,
-    only_layer, program, spawn_daemon,
+    Containerd, Finished, LoopDevice, Runtime, Started, Terminal, eventually, fetch, load_bridge_modules,
+    on_each, only_layer, program, spawn_daemon,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -142,6 +142,27 @@ fn nginx_serves_under_docker_and_is_looked_into() -> Result<()> {
         let status = docker(&["inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", "web"])?;
         assert_eq!(status.out(), "exited 0\n", "{status:?}");
         assert_eq!(docker(&["rm", "web"])?.code, 0);
+        Ok(())
+    })
+}
+
+#[test]
+fn docker_gives_a_container_a_block_device() -> Result<()> {
+    on_each(|runtime| {
+        let device = LoopDevice::new(1 << 20)?;
+        let path = device.path.display();
+        let write =
+            "echo from docker | dd of=/dev/xvda bs=512 conv=notrunc 2>/dev/null && head -n 1 /dev/xvda";
+        let given = format!("--device={path}:/dev/xvda");
+        let ran = run(runtime, &["--rm", &given], &["busybox", "sh", "-c", write])?;
+        assert_eq!((ran.code, ran.out().as_str()), (0, "from docker\n"), "{ran:?}");
+        device.wait_until_free()?;
+        assert_eq!(device.medium(0, 12)?, b"from docker\n");
+        let given = format!("--device={path}:/dev/xvda:r");
+        let write = "echo x >/dev/xvda || head -n 1 /dev/xvda";
+        let ran = run(runtime, &["--rm", &given], &["busybox", "sh", "-c", write])?;
+        assert_eq!(ran.out(), "from docker\n", "{ran:?}");
+        assert!(ran.err().contains("Operation not permitted"), "{ran:?}");
         Ok(())
     })
 }

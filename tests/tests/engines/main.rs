@@ -1,5 +1,6 @@
 //! Promises about securectr under container engines. Each holds with runc first.
 
+mod block;
 mod cri;
 mod ctr;
 mod docker;

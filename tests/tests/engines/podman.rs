@@ -4,7 +4,7 @@ use std::{path::Path, process::Command, sync::OnceLock};
 
 use anyhow::{Context, Result, ensure};
 use securectr_tests::{
-    Finished, Runtime, Started, eventually, fetch, image, load_bridge_modules, on_each, program,
+    Finished, LoopDevice, Runtime, Started, eventually, fetch, image, load_bridge_modules, on_each, program,
 };
 use tempfile::TempDir;
 
@@ -93,6 +93,22 @@ fn nginx_serves_under_podman_on_a_published_port() -> Result<()> {
         eventually("the page is served", || Ok(fetch("http://127.0.0.1:8080/")? == "a page of nginx\n"))?;
         let removed = podman(runtime, &["rm", "-f", "-t", "0", "web"])?;
         assert_eq!(removed.code, 0, "{removed:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn podman_gives_a_container_a_block_device() -> Result<()> {
+    on_each(|runtime| {
+        let device = LoopDevice::new(1 << 20)?;
+        let given = format!("--device={}:/dev/xvda", device.path.display());
+        let write =
+            "echo from podman | dd of=/dev/xvda bs=512 conv=notrunc 2>/dev/null && head -n 1 /dev/xvda";
+        let ran =
+            podman(runtime, &["run", "--rm", "--network", "none", &given, "busybox", "sh", "-c", write])?;
+        assert_eq!((ran.code, ran.out().as_str()), (0, "from podman\n"), "{ran:?}");
+        device.wait_until_free()?;
+        assert_eq!(device.medium(0, 12)?, b"from podman\n");
         Ok(())
     })
 }
