@@ -159,7 +159,7 @@ impl Sandbox {
         created
     }
 
-    /// Closes the block devices that a container was lent, when it has ended or could not be made. [`Sandbox::delete`] does so, too.
+    /// Closes the block devices that a container was lent, when it has ended, whether its guest has let go of them or not.
     pub async fn take_back_devices(&self, container: &ContainerPlan) {
         self.devices.take_back(&container.id, &self.booted.vmm).await;
     }
@@ -267,12 +267,12 @@ impl Sandbox {
         self.ask("delete the process", self.booted.agent.delete(process.into())).await
     }
 
-    /// Removes an ended container from the guest, and what was shared with it or lent to it.
+    /// Removes an ended container from the guest, and what was shared with it. What it was lent comes back by
+    /// [`Sandbox::take_back_devices`].
     pub async fn delete(&self, container: &ContainerPlan) -> Result<(), SandboxError> {
         let init = ProcessName::init(&container.id);
         let deleted = self.ask("delete the container", self.booted.agent.delete((&init).into())).await;
         self.remove_shares(&container.shares).await;
-        self.take_back_devices(container).await;
         deleted
     }
 

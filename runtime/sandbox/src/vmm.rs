@@ -61,16 +61,16 @@ pub(crate) struct Vmm {
     pid: i32,
     pidfd: Arc<OwnedFd>,
     end: watch::Receiver<Option<End>>,
-    heard: Heard,
+    disk_full: Arc<AtomicBool>,
+    /// Indices of disks that the VMM has closed.
+    detached: broadcast::Sender<u8>,
     /// Stays open as long as the guest may run: the VMM ends when it is closed.
     control: OwnedFd,
 }
 
-/// What a VMM has said beside its end.
-#[derive(Clone, Debug)]
-struct Heard {
+/// What a VMM says while its guest runs, for those who want to know.
+struct Said {
     disk_full: Arc<AtomicBool>,
-    /// Indices of disks.
     detached: broadcast::Sender<u8>,
 }
 
@@ -105,12 +105,15 @@ impl Vmm {
         drop(equipment.fds);
         let pidfd = Arc::new(launched.pidfd);
         let (said_end, end) = watch::channel(None);
-        let heard = Heard { disk_full: Arc::default(), detached: broadcast::channel(DETACHED_BACKLOG).0 };
+        let disk_full = Arc::new(AtomicBool::new(false));
+        let detached = broadcast::Sender::new(DETACHED_BACKLOG);
+        let said = Said { disk_full: Arc::clone(&disk_full), detached: detached.clone() };
         let vmm = Self {
             pid: launched.pid,
             pidfd: Arc::clone(&pidfd),
             end,
-            heard: heard.clone(),
+            disk_full,
+            detached,
             control: equipment.control.as_fd().try_clone_to_owned()?,
         };
         equipment.control.set_nonblocking(true)?;
@@ -121,7 +124,7 @@ impl Vmm {
         let _ = control.write_all(&line).await;
         tokio::spawn(async move {
             let files = files_broken(equipment.files);
-            let end = watch(control, pidfd, equipment.console, &heard, files).await;
+            let end = watch(control, pidfd, equipment.console, &said, files).await;
             let _ = said_end.send(Some(end));
         });
         Ok(vmm)
@@ -144,7 +147,7 @@ impl Vmm {
 
     /// Takes it out, and waits until the VMM has closed it. One that has ended has closed all.
     pub(crate) async fn detach_disk(&self, index: u8) -> io::Result<()> {
-        let mut detached = self.heard.detached.subscribe();
+        let mut detached = self.detached.subscribe();
         if self.ask(Request::DetachDisk(index), None).is_err() {
             self.ended().await;
             return Ok(());
@@ -181,7 +184,7 @@ impl Vmm {
 
     /// Whether the host had no room for something that the guest wrote.
     pub(crate) fn disk_full(&self) -> bool {
-        self.heard.disk_full.load(Ordering::Relaxed)
+        self.disk_full.load(Ordering::Relaxed)
     }
 
     /// Answers when the VMM has ended, with the cause; may be asked by several and again.
@@ -228,12 +231,12 @@ async fn watch(
     control: UnixStream,
     pidfd: Arc<OwnedFd>,
     console: JoinHandle<String>,
-    heard: &Heard,
+    said: &Said,
     files_broken: impl Future<Output = FilesEnd>,
 ) -> End {
     let mut files_broken = std::pin::pin!(files_broken);
     let last_event = tokio::select! {
-        event = last_event(control, heard) => event,
+        event = last_event(control, said) => event,
         end = &mut files_broken => {
             sys::kill(&pidfd);
             let _ = exit_of(&pidfd).await;
@@ -255,7 +258,7 @@ async fn watch(
 
 /// Reads events until the last one or the end of the stream. A line that is no event counts as the end: the VMM is not to be
 /// trusted once its guest runs.
-async fn last_event(control: UnixStream, heard: &Heard) -> Option<Event> {
+async fn last_event(control: UnixStream, said: &Said) -> Option<Event> {
     let mut reader = BufReader::new(control);
     let mut last = None;
     loop {
@@ -266,8 +269,8 @@ async fn last_event(control: UnixStream, heard: &Heard) -> Option<Event> {
         }
         match serde_json::from_slice(&line) {
             Ok(event @ (Event::Ended(_) | Event::Failed(_))) => return Some(event),
-            Ok(Event::DiskFull(_)) => heard.disk_full.store(true, Ordering::Relaxed),
-            Ok(Event::DiskDetached(index)) => drop(heard.detached.send(index)),
+            Ok(Event::DiskFull(_)) => said.disk_full.store(true, Ordering::Relaxed),
+            Ok(Event::DiskDetached(index)) => drop(said.detached.send(index)),
             Ok(
                 event @ (Event::Running
                 | Event::Paused

@@ -198,6 +198,7 @@ impl Service {
         if let Some(container) = &task.container {
             // A guest that has ended, or hangs, removes nothing: its machine goes.
             let _ = timeout(REMOVE_LIMIT, task.sandbox.delete(&container.plan)).await;
+            task.sandbox.take_back_devices(&container.plan).await;
         }
         self.pod.remove(&task.id);
         task.run_hooks(task.hooks.as_ref().and_then(|hooks| hooks.poststop().as_ref()), "stopped").await;

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use k8s_cri::v1::{ContainerConfig, Device};
 use securectr_tests::{
-    Bundle, LoopDevice, Runtime,
+    Bundle, LoopDevice, Runtime, Started, containerd,
     cri::{Member, cri},
     on_each,
 };
@@ -21,7 +21,8 @@ fn give(bundle: &Bundle, device: &LoopDevice, path: &str, access: &str) -> Resul
         let rule = json!({"allow": true, "type": "b", "major": major, "minor": minor, "access": access});
         let linux = &mut spec["linux"];
         push(&mut linux["devices"], node);
-        push(&mut linux["resources"]["devices"], rule);
+        let resources = &mut linux["resources"];
+        push(&mut resources["devices"], rule);
     })
 }
 
@@ -167,6 +168,38 @@ fn a_device_that_cannot_be_had_is_told_by_its_name() -> Result<()> {
     let file = json!({"destination": "/data", "type": "ext4", "source": bundle.path("config.json")});
     bundle.edit(|spec| push(&mut spec["mounts"], file))?;
     refused(&bundle, "is not a block device of the host")
+}
+
+#[test]
+fn ctr_gives_a_container_a_block_device() -> Result<()> {
+    on_each(|runtime| {
+        let device = LoopDevice::new(LEN)?;
+        let path = device.path.to_string_lossy();
+        let write =
+            format!("echo from ctr | dd of={path} bs=512 conv=notrunc 2>/dev/null && head -n 1 {path}");
+        let mut command =
+            containerd()?.run_command(runtime, &["--rm", "--device", &path], "device", &["sh", "-c", &write]);
+        let ran = Started::spawn(&mut command)?.finish(b"")?;
+        assert_eq!((ran.code, ran.out().as_str()), (0, "from ctr\n"), "{ran:?}");
+        device.wait_until_free()?;
+        assert_eq!(device.medium(0, 9)?, b"from ctr\n");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_privileged_container_has_none_that_was_not_named() -> Result<()> {
+    let device = LoopDevice::new(LEN)?;
+    device.write(0, b"the host's")?;
+    let read = format!("head -c 10 {} 2>/dev/null; echo done", device.path.display());
+    let read_by = |runtime| -> Result<String> {
+        let options = ["--rm", "--privileged"];
+        let mut command = containerd()?.run_command(runtime, &options, "privileged", &["sh", "-c", &read]);
+        Ok(Started::spawn(&mut command)?.finish(b"")?.out())
+    };
+    assert_eq!(read_by(Runtime::Runc)?, "the host'sdone\n");
+    assert_eq!(read_by(Runtime::Securectr)?, "done\n");
+    Ok(())
 }
 
 /// A container of a pod that has the device at `/dev/volume`.

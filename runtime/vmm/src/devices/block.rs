@@ -42,7 +42,9 @@ pub(super) const SYSCALLS: &[libc::c_long] = &[
 const FORMAT: u32 = 1;
 const SECTOR_LEN: u64 = 512;
 const QUEUE_SIZES: &[u16] = &[128];
-/// The queue's size without the request's header and status.
+/// Of a disk that is empty at first, and most likely stays so: what a guest's driver keeps for it grows with its queue.
+const SMALL_QUEUE_SIZES: &[u16] = &[32];
+/// The larger queue's size without the request's header and status.
 const MAX_SEGMENTS: u32 = 126;
 const MAX_SEGMENT_LEN: u32 = 256 * 1024;
 /// What a driver that keeps to the limits can ask for at most.
@@ -72,6 +74,7 @@ pub(super) struct Block {
     file: Option<File>,
     read_only: bool,
     sectors: u64,
+    queue_sizes: &'static [u16],
     id: [u8; request::ID_LEN],
     config: [u8; CONFIG_LEN],
     disk_full: DiskFull,
@@ -111,11 +114,13 @@ impl From<Refusal> for Failure {
 impl Block {
     pub(super) fn new(file: Option<File>, read_only: bool, index: usize) -> Result<Self, DiskError> {
         let sectors = file.as_ref().map_or(Ok(0), sectors_of)?;
+        let queue_sizes = if file.is_some() { QUEUE_SIZES } else { SMALL_QUEUE_SIZES };
         let mut id = [0; request::ID_LEN];
         for (byte, value) in id.iter_mut().zip(format!("disk-{index}").bytes()) {
             *byte = value;
         }
-        Ok(Self { file, read_only, sectors, id, config: config(sectors), disk_full: DiskFull::No })
+        let config = config(sectors, queue_sizes);
+        Ok(Self { file, read_only, sectors, queue_sizes, id, config, disk_full: DiskFull::No })
     }
 
     fn lay_in(&mut self, file: File) -> Result<(), DiskError> {
@@ -129,7 +134,7 @@ impl Block {
     fn hold(&mut self, sectors: u64, file: Option<File>) {
         self.file = file;
         self.sectors = sectors;
-        self.config = config(sectors);
+        self.config = config(sectors, self.queue_sizes);
     }
 
     /// Does a request; the answer's length without its status.
@@ -197,7 +202,7 @@ impl VirtioDevice for Block {
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
-        QUEUE_SIZES
+        self.queue_sizes
     }
 
     fn config(&self) -> &[u8] {
@@ -310,12 +315,14 @@ fn transfer(
 const CONFIG_LEN: usize = 60;
 
 /// `struct virtio_blk_config` (section 5.2.4), by offset.
-fn config(sectors: u64) -> [u8; CONFIG_LEN] {
+fn config(sectors: u64, queue_sizes: &[u16]) -> [u8; CONFIG_LEN] {
+    // Without the request's header and status.
+    let max_segments = queue_sizes.first().map_or(1, |&size| u32::from(size) - 2);
     let mut config = [0; CONFIG_LEN];
     let fields: [(usize, &[u8]); 10] = [
         (0, &sectors.to_le_bytes()),
         (8, &MAX_SEGMENT_LEN.to_le_bytes()),
-        (12, &MAX_SEGMENTS.to_le_bytes()),
+        (12, &max_segments.to_le_bytes()),
         (20, &(SECTOR_LEN as u32).to_le_bytes()),
         (36, &MAX_HOLE_SECTORS.to_le_bytes()),
         (40, &MAX_HOLES.to_le_bytes()),

@@ -3,12 +3,12 @@
 use std::{
     fs::{self, File},
     io::Write,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileExt, PermissionsExt},
     path::Path,
     process::{Command, Stdio},
 };
 
-use securectr_vmm::control::{End, Event};
+use securectr_vmm::control::{End, Event, Request};
 
 use super::{guest, parent::Setup};
 
@@ -37,20 +37,22 @@ fn archive(directory: &Path, names: &str) -> Vec<u8> {
     cpio.wait_with_output().unwrap().stdout
 }
 
-fn run(script: &str, vcpu_count: u8, memory_mib: u32) -> String {
+fn setup(script: &str) -> Setup {
     let kernel = File::open(KERNEL).expect("make guest builds it");
     // Without a node for the console in the archive, the script opens what devtmpfs has.
     let script = format!(
         "/busybox mount -t devtmpfs dev /dev\nexec >/dev/ttyS0 2>&1\n/busybox mkdir -p /proc /sys\n{script}"
     );
-    let setup = Setup {
+    Setup {
         initramfs: initramfs(&script),
         command_line: "console=ttyS0 quiet reboot=k panic=-1 maxcpus=1".to_owned(),
-        memory_mib,
-        vcpu_count,
+        memory_mib: 128,
         ..Setup::new(kernel)
-    };
-    let mut vm = setup.start();
+    }
+}
+
+fn run(script: &str, vcpu_count: u8, memory_mib: u32) -> String {
+    let mut vm = Setup { vcpu_count, memory_mib, ..setup(script) }.start();
     let event = vm.event_after_running();
     assert_eq!(event, Event::Ended(End::Reset), "{}", vm.console.text());
     vm.console.whole_text()
@@ -92,4 +94,28 @@ fn has_memory_on_both_sides_of_the_hole() {
 fn a_panic_is_a_reset_after_its_words() {
     let console = run("exit 3", 1, 128);
     assert!(console.contains("Kernel panic - not syncing: Attempted to kill init!"), "{console}");
+}
+
+#[test]
+#[ignore = "needs KVM"]
+fn a_disk_is_filled_and_emptied_while_it_runs() {
+    let disk = guest::temporary(&[b"first\n".to_vec(), vec![0; 4090]].concat());
+    let script = "/busybox mount -t sysfs sys /sys\nsize=/sys/block/vdb/size\n\
+        echo serial $(/busybox cat /sys/block/vdb/serial) of $(/busybox cat $size)\n\
+        until [ $(/busybox cat $size) = 8 ]; do /busybox usleep 10000; done\n\
+        /busybox head -n 1 /dev/vdb\necho last | /busybox dd of=/dev/vdb bs=512 seek=7 conv=notrunc 2>/dev/null\n\
+        echo written\nuntil [ $(/busybox cat $size) = 0 ]; do /busybox usleep 10000; done\n\
+        echo rest $(/busybox cat /dev/vdb | /busybox wc -c)";
+    let mut vm = Setup { empty_disks: 2, ..setup(script) }.start();
+    assert_eq!(vm.event(), Event::Running);
+    vm.console.wait_for("serial disk-1 of 0");
+    assert_eq!(vm.give(Request::AttachDisk(1), &disk), Event::DiskAttached(1));
+    vm.console.wait_for("written");
+    assert_eq!(vm.ask(Request::DetachDisk(1)), Event::DiskDetached(1));
+    assert_eq!(vm.event(), Event::Ended(End::Reset), "{}", vm.console.text());
+    let console = vm.console.whole_text();
+    assert!(console.contains("first") && console.contains("rest 0"), "{console}");
+    let mut written = [0; 5];
+    disk.read_exact_at(&mut written, 7 * 512).unwrap();
+    assert_eq!(&written, b"last\n");
 }

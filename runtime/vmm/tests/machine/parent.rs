@@ -2,7 +2,8 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, IoSlice, Read, Write},
+    mem::MaybeUninit,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
@@ -13,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use securectr_vmm::{
     control::{Event, Request},
     spec::{DiskSpec, Fd, VmSpec, VsockSpec},
@@ -32,6 +34,8 @@ pub(crate) struct Setup {
     pub memory_mib: u32,
     pub vcpu_count: u8,
     pub disks: Vec<File>,
+    /// Behind those.
+    pub empty_disks: usize,
     /// Start it in a user and a pid namespace of its own, as it demands.
     pub namespaces: bool,
 }
@@ -45,6 +49,7 @@ impl Setup {
             memory_mib: 64,
             vcpu_count: 1,
             disks: Vec::new(),
+            empty_disks: 0,
             namespaces: true,
         }
     }
@@ -70,6 +75,7 @@ impl Setup {
                 .disks
                 .iter()
                 .map(|file| DiskSpec { file: Some(table.lay(file)), read_only: false })
+                .chain((0..self.empty_disks).map(|_| DiskSpec { file: None, read_only: false }))
                 .collect(),
             nets: Vec::new(),
             filesystems: Vec::new(),
@@ -148,10 +154,19 @@ impl Vm {
         self.event()
     }
 
-    fn write(&mut self, line: &impl serde::Serialize) {
-        let mut line = serde_json::to_vec(line).unwrap();
-        line.push(b'\n');
-        self.events.get_mut().write_all(&line).unwrap();
+    /// The same, with a descriptor.
+    pub(crate) fn give(&mut self, request: Request, fd: &impl AsFd) -> Event {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut with_it = SendAncillaryBuffer::new(&mut space);
+        let fds = [fd.as_fd()];
+        assert!(with_it.push(SendAncillaryMessage::ScmRights(&fds)));
+        let line = line(&request);
+        sendmsg(self.events.get_ref(), &[IoSlice::new(&line)], &mut with_it, SendFlags::empty()).unwrap();
+        self.event()
+    }
+
+    fn write(&mut self, document: &impl serde::Serialize) {
+        self.events.get_mut().write_all(&line(document)).unwrap();
     }
 
     /// The VMM's process, seen from here.
@@ -176,6 +191,12 @@ impl Vm {
     pub(crate) fn wait(&mut self) -> ExitStatus {
         self.launcher.wait().unwrap()
     }
+}
+
+fn line(document: &impl serde::Serialize) -> Vec<u8> {
+    let mut line = serde_json::to_vec(document).unwrap();
+    line.push(b'\n');
+    line
 }
 
 /// What the guest and the VMM have written.
@@ -210,6 +231,15 @@ impl Console {
     pub(crate) fn whole_text(&mut self) -> String {
         self.reader.take().map(JoinHandle::join);
         self.text()
+    }
+
+    /// Waits until this is in it.
+    pub(crate) fn wait_for(&self, words: &str) {
+        let since = Instant::now();
+        while !self.text().contains(words) {
+            assert!(since.elapsed() < PATIENCE, "no {words:?}: {}", self.text());
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Waits until there is more than this.

@@ -11,7 +11,7 @@ use virtio_bindings::virtio_blk::{
 
 use virtio_bindings::virtio_mmio::{
     VIRTIO_MMIO_CONFIG_GENERATION, VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INTERRUPT_ACK,
-    VIRTIO_MMIO_INTERRUPT_STATUS,
+    VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_QUEUE_NUM_MAX, VIRTIO_MMIO_QUEUE_SEL,
 };
 
 use super::*;
@@ -256,7 +256,8 @@ fn take_out(guest: &Guest) {
 #[test]
 fn a_disk_without_a_file_is_empty_and_says_who_it_is() {
     let mut guest = Guest::ready(Block::new(None, false, 3).unwrap());
-    assert_eq!(sectors(&guest), 0);
+    guest.write(VIRTIO_MMIO_QUEUE_SEL, 0);
+    assert_eq!((sectors(&guest), guest.read(VIRTIO_MMIO_QUEUE_NUM_MAX)), (0, 32));
     let (status, answer) = request(&mut guest, &header(VIRTIO_BLK_T_GET_ID, 0), 20);
     assert_eq!((status, guest.bytes(answer, 7)), (VIRTIO_BLK_S_OK, b"disk-3\0".to_vec()));
     let write = [header(VIRTIO_BLK_T_OUT, 0), vec![1; 512]].concat();

@@ -1,5 +1,7 @@
 //! A guest that does with rings and registers what no driver would.
 
+use std::fs::File;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -149,6 +151,8 @@ enum Act {
     Read(u64, usize),
     Negotiate,
     Poke(u64, u8),
+    /// The parent's doing: a file is laid in, or taken out.
+    Lay(bool),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -161,6 +165,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (0..0x1000_u64, 0..9_usize).prop_map(|(at, len)| Act::Read(at, len)),
         2 => Just(Act::Negotiate),
         2 => (0x1_0000..0x4_0000_u64, any::<u8>()).prop_map(|(at, value)| Act::Poke(at, value)),
+        1 => any::<bool>().prop_map(Act::Lay),
     ]
 }
 
@@ -177,6 +182,9 @@ fn endures(device: impl VirtioDevice + 'static, acts: &[Act]) {
             Act::Read(offset, len) => guest.transport.lock().unwrap().read(*offset, &mut vec![0; *len]),
             Act::Negotiate => guest.negotiate(u64::MAX),
             Act::Poke(address, value) => guest.set_byte(*address, *value),
+            // Most devices take nothing, and one that has a file takes no other.
+            Act::Lay(true) => drop(guest.transport.lock().unwrap().attach(megabyte().into())),
+            Act::Lay(false) => drop(guest.transport.lock().unwrap().detach()),
         }
         assert!(guest.run(), "no rest after {act:?}");
         while guest.news().is_some() {}
@@ -184,17 +192,21 @@ fn endures(device: impl VirtioDevice + 'static, acts: &[Act]) {
     }
 }
 
-fn disk(read_only: bool) -> Block {
+fn megabyte() -> File {
     let file = tempfile::tempfile().unwrap();
     file.set_len(1024 * 1024).unwrap();
-    Block::new(Some(file), read_only, 0).unwrap()
+    file
+}
+
+fn disk(read_only: bool) -> Block {
+    Block::new(Some(megabyte()), read_only, 0).unwrap()
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_device_endures_any_guest(acts in prop::collection::vec(act(), 1..80), which in 0..5) {
+    fn any_device_endures_any_guest(acts in prop::collection::vec(act(), 1..80), which in 0..6) {
         match which {
             0 => endures(Echo::default(), &acts),
             1 => endures(Rng, &acts),
@@ -203,6 +215,7 @@ proptest! {
                 let (net, _wire) = fed();
                 endures(net, &acts);
             }
+            4 => endures(Block::new(None, false, 0).unwrap(), &acts),
             _ => endures(disk(true), &acts),
         }
     }
