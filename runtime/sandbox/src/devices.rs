@@ -21,7 +21,7 @@ use crate::{PlanError, shares::is_bind};
 pub const MAX_BLOCK_DEVICES: u8 = 8;
 
 /// Of the guest's kernel, those that are mounted from a block device.
-const ON_BLOCK_DEVICES: [&str; 4] = ["erofs", "ext2", "ext3", "ext4"];
+const ON_BLOCK_DEVICES: [&str; 3] = ["erofs", "ext3", "ext4"];
 
 /// A block device of the host, as a container's spec means it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
