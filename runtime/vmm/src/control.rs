@@ -23,6 +23,11 @@ pub enum Request {
     /// Takes it out again: the n-th disk is empty, and the descriptor closed, when [`Event::DiskDetached`] answers. A disk that is
     /// empty already stays so. What the guest has asked for by then is done, what it asks for later fails.
     DetachDisk(u8),
+    /// Asks the guest to have so many MiB beside those that it was booted with: an even number, [`VmSpec::hotplug_mib`] at
+    /// most. Answered by [`Event::Memory`] at once, and by another one when the guest has done as it was asked, which may be never.
+    ///
+    /// [`VmSpec::hotplug_mib`]: crate::spec::VmSpec::hotplug_mib
+    ResizeMemory(u32),
 }
 
 /// What a VMM tells its parent.
@@ -36,6 +41,11 @@ pub enum Event {
     NetAttached,
     DiskAttached(u8),
     DiskDetached(u8),
+    /// What the guest has beside the memory that it was booted with, and what was asked for last.
+    Memory {
+        plugged_mib: u32,
+        requested_mib: u32,
+    },
     /// The host has no room for what the guest writes to a disk: which disk. The guest sees an I/O error and goes on.
     DiskFull(String),
     /// The guest has ended; the last event.

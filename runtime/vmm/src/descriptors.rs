@@ -72,6 +72,7 @@ mod tests {
             initramfs: Fd(6),
             command_line: String::new(),
             memory_mib: 64,
+            hotplug_mib: 0,
             vcpu_count: 1,
             console: Fd(7),
             disks: vec![DiskSpec { file: Some(Fd(disk)), read_only: true }],

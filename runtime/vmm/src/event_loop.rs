@@ -14,8 +14,9 @@ use securectr_vmm::control::{End, Event, Request};
 use thiserror::Error;
 
 use crate::{
-    devices::{AttachError, Mmio, News},
+    devices::{AttachError, Mmio, News, ResizeError},
     machine::Machine,
+    memory::MIB,
     parent::{Parent, ParentError},
     vcpu::VcpuError,
 };
@@ -34,10 +35,14 @@ pub(crate) enum LoopError {
     NoSuchNet(u8),
     #[error("the machine has no disk {0}")]
     NoSuchDisk(u8),
+    #[error("the machine has no room for more memory")]
+    NoRoom,
     #[error("a request came without its descriptor")]
     NoDescriptor,
     #[error("give a device what was sent for it, or take it away")]
     Attach(#[from] AttachError),
+    #[error("change the guest's memory")]
+    Resize(#[from] ResizeError),
 }
 
 type Subscriber = Box<dyn MutEventSubscriber>;
@@ -103,6 +108,13 @@ impl EventLoop {
                 match news {
                     News::Abuse(what) => self.machine.ending.set(End::DeviceAbuse(what)),
                     News::DiskFull(disk) => parent.send(&Event::DiskFull(disk))?,
+                    News::Memory { plugged, requested } => {
+                        // No machine has more MiB than a u32 can count.
+                        let mib = |bytes| (bytes / MIB) as u32;
+                        let event =
+                            Event::Memory { plugged_mib: mib(plugged), requested_mib: mib(requested) };
+                        parent.send(&event)?;
+                    }
                     News::Failure(what) => return Err(LoopError::Device(what)),
                 }
             }
@@ -134,10 +146,20 @@ impl EventLoop {
                     self.with_disk(index, Mmio::detach)?;
                     Event::DiskDetached(index)
                 }
+                Request::ResizeMemory(mib) => {
+                    // The device answers.
+                    self.resize_memory(mib)?;
+                    continue;
+                }
             };
             parent.send(&done)?;
         }
         Ok(())
+    }
+
+    fn resize_memory(&self, mib: u32) -> Result<(), LoopError> {
+        let device = self.machine.mem.as_ref().ok_or(LoopError::NoRoom)?;
+        Ok(device.lock().unwrap_or_else(PoisonError::into_inner).resize(u64::from(mib) * MIB)?)
     }
 
     fn attach_net(&self, index: u8, parent: &mut Parent) -> Result<(), LoopError> {

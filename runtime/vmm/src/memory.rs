@@ -1,18 +1,29 @@
 //! The guest's memory: anonymous, backed as it is touched, and absent from core dumps.
+//!
+//! What a guest gets while it runs comes in chunks. Each is a mapping and a memslot of its own, made when its first block is plugged:
+//! one slot for all that might come would let a guest use what it has not plugged, and would cost the host tables for it (KVM keeps 4
+//! bytes for each 2 MiB of a slot, and where it tracks writes or pages shadow 2 to 10 for each 4 KiB).
+//!
+//! Locks: one around the list of regions, held for as long as it takes to copy a pointer.
 
+mod chunks;
 mod sys;
 
-use std::io;
+use std::{
+    io,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use kvm_ioctls::VmFd;
 use thiserror::Error;
 use vm_memory::{GuestMemoryBackend, mmap::FromRangesError};
 
+pub(crate) use self::chunks::{CHUNK_LEN, Chunks, Room};
 use crate::arch;
 
 pub(crate) type GuestMemory = vm_memory::GuestMemoryMmap<()>;
 
-const MIB: u64 = 1024 * 1024;
+pub(crate) const MIB: u64 = 1024 * 1024;
 
 #[derive(Debug, Error)]
 pub(crate) enum MemoryError {
@@ -22,6 +33,25 @@ pub(crate) enum MemoryError {
     CoreDump(#[source] io::Error),
     #[error("make memslot {0}")]
     Memslot(u32, #[source] kvm_ioctls::Error),
+}
+
+/// The guest's memory as it is now, the same for all that have a copy.
+#[derive(Clone, Debug)]
+pub(crate) struct LiveMemory(Arc<RwLock<Arc<GuestMemory>>>);
+
+impl LiveMemory {
+    pub(crate) fn new(memory: GuestMemory) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(memory))))
+    }
+
+    /// What is in it stays mapped as long as the answer is held.
+    pub(crate) fn now(&self) -> Arc<GuestMemory> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set(&self, memory: GuestMemory) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(memory);
+    }
 }
 
 /// Maps the memory of a guest; no page of it is backed yet.

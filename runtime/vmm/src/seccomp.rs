@@ -21,6 +21,8 @@ const MAIN: &[Row] = &[
     (libc::SYS_ioctl, &[Check::Is(1, devices::NET_IOCTLS[0])]),
     (libc::SYS_ioctl, &[Check::Is(1, devices::NET_IOCTLS[1])]),
     (libc::SYS_ioctl, &[Check::Is(1, devices::NET_IOCTLS[2])]),
+    // Memory that comes and goes.
+    (libc::SYS_ioctl, &[Check::Is(1, devices::MEM_IOCTL)]),
     // Requests of the parent.
     (libc::SYS_recvmsg, &[]),
     // Stopping vCPUs.

@@ -21,6 +21,9 @@ pub struct VmSpec {
     /// The kernel's command line, without what the VMM adds for its devices.
     pub command_line: String,
     pub memory_mib: u32,
+    /// What [`ResizeMemory`](crate::control::Request::ResizeMemory) may add at most: a multiple of [`HOTPLUG_CHUNK_MIB`]. It costs
+    /// nothing as long as it is not added.
+    pub hotplug_mib: u32,
     /// All that the guest may ever bring online.
     pub vcpu_count: u8,
     /// Where the serial port's output goes; written without waiting, what does not fit is dropped.
@@ -30,6 +33,9 @@ pub struct VmSpec {
     pub filesystems: Vec<FsSpec>,
     pub vsock: VsockSpec,
 }
+
+/// In what the host gives memory to a running guest and takes it back, in MiB: Linux's memory blocks in a guest of less than 64 GiB.
+pub const HOTPLUG_CHUNK_MIB: u32 = 128;
 
 /// A virtio-blk device; the first in the list is `vda` in the guest. Its serial number is `disk-` and its index: `disk-0`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

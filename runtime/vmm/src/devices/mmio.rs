@@ -21,7 +21,6 @@ use virtio_bindings::{
     virtio_mmio::*,
     virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC},
 };
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 pub(crate) use self::state::StateError;
@@ -29,7 +28,8 @@ use self::{
     negotiation::{Negotiation, Step},
     queues::Queues,
 };
-use super::{AttachError, News, VirtioDevice, virtqueue::Violation};
+use super::{AttachError, News, ResizeError, VirtioDevice, virtqueue::Violation};
+use crate::memory::LiveMemory;
 
 /// Calls that any device behind the transport makes: an eventfd is read for each notification and written for each interrupt.
 pub(super) const SYSCALLS: &[libc::c_long] = &[libc::SYS_read, libc::SYS_write, libc::SYS_epoll_ctl];
@@ -50,7 +50,7 @@ pub(crate) struct Mmio {
     /// Which device it is, for people.
     name: String,
     device: Box<dyn VirtioDevice>,
-    memory: GuestMemoryMmap,
+    memory: LiveMemory,
     negotiation: Negotiation,
     queues: Queues,
     /// Grows when the configuration space has changed.
@@ -75,7 +75,7 @@ impl Mmio {
     pub(crate) fn new(
         name: String,
         device: Box<dyn VirtioDevice>,
-        memory: GuestMemoryMmap,
+        memory: LiveMemory,
         interrupt: EventFd,
         news_event: EventFd,
     ) -> io::Result<Self> {
@@ -119,10 +119,10 @@ impl Mmio {
 
     /// A driver that is ready is told when the configuration space is another one afterwards (section 2.5); one that is not yet
     /// has to read it all the same.
-    fn change_device(
+    fn change_device<E>(
         &mut self,
-        change: impl FnOnce(&mut dyn VirtioDevice) -> Result<(), AttachError>,
-    ) -> Result<(), AttachError> {
+        change: impl FnOnce(&mut dyn VirtioDevice) -> Result<(), E>,
+    ) -> Result<(), E> {
         let before = self.device.config().to_vec();
         change(self.device.as_mut())?;
         if self.device.config() != before {
@@ -133,6 +133,12 @@ impl Mmio {
         }
         self.call_event_loop();
         Ok(())
+    }
+
+    /// Asks the driver to have so many bytes of memory beside what the guest was booted with. The event loop's thread calls this,
+    /// outside of events.
+    pub(crate) fn resize(&mut self, bytes: u64) -> Result<(), ResizeError> {
+        self.change_device(|device| device.resize(bytes))
     }
 
     /// A driver's read in the device's window, of any width. What is no register, or not read as one, is zero.
@@ -189,7 +195,7 @@ impl Mmio {
             VIRTIO_MMIO_QUEUE_READY if value == 0 => self.queues.stop(),
             VIRTIO_MMIO_QUEUE_READY if self.negotiation.takes_queues() => {
                 let event_idx = self.negotiation.has_accepted(VIRTIO_RING_F_EVENT_IDX);
-                if let Err(violation) = self.queues.start(&self.memory, event_idx) {
+                if let Err(violation) = self.queues.start(&self.memory.now(), event_idx) {
                     self.stop_for(violation);
                 }
             }

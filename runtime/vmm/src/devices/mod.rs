@@ -2,6 +2,7 @@
 
 mod block;
 mod fs;
+mod mem;
 mod mmio;
 mod net;
 mod rng;
@@ -17,15 +18,18 @@ use std::{
 
 use securectr_vmm::spec::VmSpec;
 use thiserror::Error;
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::virtqueue::{Violation, Virtqueue};
 pub(crate) use self::{
+    mem::IOCTL as MEM_IOCTL,
     mmio::{Mmio, StateError},
     net::IOCTLS as NET_IOCTLS,
 };
-use crate::descriptors::{DescriptorError, Descriptors};
+use crate::{
+    descriptors::{DescriptorError, Descriptors},
+    memory::{LiveMemory, Room},
+};
 
 /// What each part needs of the kernel in the event loop's thread while the guest runs.
 pub(crate) const SYSCALLS: &[(&str, &[libc::c_long])] = &[
@@ -35,6 +39,7 @@ pub(crate) const SYSCALLS: &[(&str, &[libc::c_long])] = &[
     ("virtio-fs", fs::SYSCALLS),
     ("virtio-vsock", vsock::SYSCALLS),
     ("virtio-rng", rng::SYSCALLS),
+    ("virtio-mem", mem::SYSCALLS),
 ];
 
 /// What [`Mmio::read`] and [`Mmio::write`] need of the kernel in a vCPU's thread: they write an eventfd, and wait for the lock.
@@ -56,6 +61,8 @@ pub(crate) enum News {
     Abuse(String),
     /// The host's disk has no room for what the guest wrote; the guest was told of an input/output error. Said once.
     DiskFull(String),
+    /// What the guest has beside the memory that it was booted with, and what was asked for, in bytes.
+    Memory { plugged: u64, requested: u64 },
     /// The device cannot do its work, through no fault of the guest.
     Failure(String),
 }
@@ -65,6 +72,7 @@ impl News {
         match self {
             Self::Abuse(text) => Self::Abuse(format!("{name}: {text}")),
             Self::DiskFull(text) => Self::DiskFull(format!("{name}: {text}")),
+            memory @ Self::Memory { .. } => memory,
             Self::Failure(text) => Self::Failure(format!("{name}: {text}")),
         }
     }
@@ -98,7 +106,8 @@ pub(crate) trait VirtioDevice: Send {
     /// The greatest size of each queue, powers of two, the same at all times.
     fn queue_sizes(&self) -> &'static [u16];
 
-    /// The configuration space. Nothing but [`attach`](Self::attach) and [`detach`](Self::detach) changes it.
+    /// The configuration space, of the same length at all times. Nothing but [`attach`](Self::attach), [`detach`](Self::detach) and
+    /// [`resize`](Self::resize) changes it, but for what tells the driver of its own requests.
     fn config(&self) -> &[u8];
 
     /// A descriptor that becomes readable when the device has work that no queue announces. Asked for after each call, and
@@ -125,6 +134,11 @@ pub(crate) trait VirtioDevice: Send {
     /// Gives up what [`attach`](Self::attach) took, or what it was made with.
     fn detach(&mut self) -> Result<(), AttachError> {
         Err(AttachError::Impossible)
+    }
+
+    /// Changes what is asked of the driver: how much memory it is to have, in bytes, beside what the guest was booted with.
+    fn resize(&mut self, _: u64) -> Result<(), ResizeError> {
+        Err(ResizeError::Impossible)
     }
 
     /// What the device has to say; asked after each call.
@@ -165,12 +179,21 @@ pub(crate) enum AttachError {
     Disk(#[source] block::DiskError),
 }
 
-/// Builds the devices that the spec asks for: disks, network interfaces and file systems in their order, vsock, rng. `news` is
-/// written when a transport has something to [tell](Mmio::take_news).
+#[derive(Debug, Error)]
+pub(crate) enum ResizeError {
+    #[error("this kind of device has no memory")]
+    Impossible,
+    #[error("{asked} bytes of memory are more than the {most} there is room for, or no multiple of a block")]
+    Size { asked: u64, most: u64 },
+}
+
+/// Builds the devices that the spec asks for: disks, network interfaces and file systems in their order, vsock, rng, and memory
+/// when there is room for more. `news` is written when a transport has something to [tell](Mmio::take_news).
 pub(crate) fn build(
     spec: &VmSpec,
     descriptors: &mut Descriptors,
-    memory: &GuestMemoryMmap,
+    memory: &LiveMemory,
+    room: Option<Room>,
     news: &EventFd,
 ) -> Result<Vec<DeviceSlot>, DeviceError> {
     let mut devices: Vec<(String, Box<dyn VirtioDevice>)> = Vec::new();
@@ -195,13 +218,17 @@ pub(crate) fn build(
     }
     devices.push(("virtio-vsock".to_owned(), Box::new(vsock::Vsock::open(&spec.vsock, descriptors)?)));
     devices.push(("virtio-rng".to_owned(), Box::new(rng::Rng)));
+    if let Some(room) = room {
+        let mem = mem::Mem::new(room.start(), spec.hotplug_mib, Box::new(room));
+        devices.push(("virtio-mem".to_owned(), Box::new(mem)));
+    }
     devices.into_iter().map(|(name, device)| slot(name, device, memory, news)).collect()
 }
 
 fn slot(
     name: String,
     device: Box<dyn VirtioDevice>,
-    memory: &GuestMemoryMmap,
+    memory: &LiveMemory,
     news: &EventFd,
 ) -> Result<DeviceSlot, DeviceError> {
     let build = || -> io::Result<DeviceSlot> {

@@ -9,6 +9,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{Mmio, News, VirtioDevice};
+use crate::memory::LiveMemory;
 
 pub(super) const MEMORY_LEN: usize = 16 * 1024 * 1024;
 /// Where tests may put what they like.
@@ -67,7 +68,7 @@ impl Guest {
         let transport = Mmio::new(
             "device".to_owned(),
             Box::new(device),
-            memory.clone(),
+            LiveMemory::new(memory.clone()),
             interrupt.try_clone().unwrap(),
             news,
         );

@@ -9,7 +9,7 @@ use std::{
 };
 
 use kvm_ioctls::{IoEventAddress, VcpuFd, VmFd};
-use securectr_vmm::spec::VmSpec;
+use securectr_vmm::spec::{HOTPLUG_CHUNK_MIB, VmSpec};
 use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -19,7 +19,7 @@ use crate::{
     descriptors::{DescriptorError, Descriptors},
     devices::{self, DeviceError, DeviceSlot, Mmio},
     legacy::Legacy,
-    memory::{self, GuestMemory, MemoryError},
+    memory::{self, LiveMemory, MIB, MemoryError, Room},
     vcpu::{Ending, VcpuError, Vcpus},
 };
 
@@ -37,6 +37,8 @@ const MAX_MEMORY_MIB: u32 = 2 << 20;
 pub(crate) enum MachineError {
     #[error("{0} MiB of memory are out of bounds: {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} are possible")]
     MemorySize(u32),
+    #[error("{0} MiB of memory that may come later are too many, or no multiple of {HOTPLUG_CHUNK_MIB}")]
+    HotplugSize(u32),
     #[error("{0} vCPUs are out of bounds: 1 to {most} are possible", most = arch::MAX_VCPUS)]
     VcpuCount(u8),
     #[error("{0} devices are too many: {most} are possible", most = arch::MAX_DEVICES)]
@@ -70,9 +72,11 @@ pub(crate) struct Machine {
     nets: Range<usize>,
     /// Readable when a device has news.
     pub news: EventFd,
+    /// By which memory comes and goes.
+    pub mem: Option<Arc<Mutex<Mmio>>>,
     /// The vCPUs run in this memory: it goes after them.
-    _memory: GuestMemory,
-    _vm: VmFd,
+    _memory: LiveMemory,
+    _vm: Arc<VmFd>,
 }
 
 impl Machine {
@@ -81,12 +85,14 @@ impl Machine {
         check_bounds(spec)?;
         let kvm = sys::kvm(descriptors.take(spec.kvm)?);
         let vm = kvm.create_vm().map_err(|error| MachineError::Kvm("create the VM", error))?;
+        let vm = Arc::new(vm);
         let memory = memory::allocate(spec.memory_mib)?;
         memory::give_to_vm(&vm, &memory)?;
         arch::prepare_vm(&vm).map_err(|error| MachineError::Kvm("set up the interrupt chips", error))?;
 
         let news = EventFd::new(EFD_NONBLOCK).map_err(|error| MachineError::Io("make an event", error))?;
-        let slots = devices::build(spec, descriptors, &memory, &news)?;
+        let live = LiveMemory::new(memory.clone());
+        let slots = devices::build(spec, descriptors, &live, room(spec, &vm, &live), &news)?;
         let legacy = legacy(&vm, descriptors.take(spec.console)?)?;
         for (index, slot) in slots.iter().enumerate() {
             connect(&vm, index, slot).map_err(|error| MachineError::Kvm("connect a device", error))?;
@@ -113,7 +119,9 @@ impl Machine {
         let vcpus = Vcpus::start(fds, &bus, &ending)?;
         let disk_count = spec.disks.len();
         let nets = disk_count..disk_count + spec.nets.len();
-        Ok(Self { vcpus, ending, devices, disk_count, nets, news, _memory: memory, _vm: vm })
+        // The last of the table.
+        let mem = devices.last().filter(|_| spec.hotplug_mib > 0).cloned();
+        Ok(Self { vcpus, ending, devices, disk_count, nets, mem, news, _memory: live, _vm: vm })
     }
 
     /// The n-th disk of the spec.
@@ -130,8 +138,12 @@ impl Machine {
 fn check_bounds(spec: &VmSpec) -> Result<(), MachineError> {
     // vsock and rng stand beside the others.
     let device_count = spec.disks.len() + spec.nets.len() + spec.filesystems.len() + 2;
+    let device_count = device_count + usize::from(spec.hotplug_mib > 0);
     if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&spec.memory_mib) {
         return Err(MachineError::MemorySize(spec.memory_mib));
+    }
+    if spec.hotplug_mib % HOTPLUG_CHUNK_MIB != 0 || spec.hotplug_mib > MAX_MEMORY_MIB - spec.memory_mib {
+        return Err(MachineError::HotplugSize(spec.hotplug_mib));
     }
     if !(1..=arch::MAX_VCPUS).contains(&spec.vcpu_count) {
         return Err(MachineError::VcpuCount(spec.vcpu_count));
@@ -140,6 +152,12 @@ fn check_bounds(spec: &VmSpec) -> Result<(), MachineError> {
         return Err(MachineError::DeviceCount(device_count));
     }
     Ok(())
+}
+
+/// Where memory may come while the guest runs.
+fn room(spec: &VmSpec, vm: &Arc<VmFd>, memory: &LiveMemory) -> Option<Room> {
+    let start = arch::hotplug_start(u64::from(spec.memory_mib) * MIB);
+    (spec.hotplug_mib > 0).then(|| Room::new(vm, memory, start))
 }
 
 fn legacy(vm: &VmFd, console: OwnedFd) -> Result<Legacy, MachineError> {

@@ -6,11 +6,16 @@ use std::{
     os::unix::fs::{FileExt, PermissionsExt},
     path::Path,
     process::{Command, Stdio},
+    thread,
+    time::Duration,
 };
 
 use securectr_vmm::control::{End, Event, Request};
 
-use super::{guest, parent::Setup};
+use super::{
+    guest,
+    parent::{Setup, Vm},
+};
 
 const KERNEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/guest/vmlinux");
 
@@ -118,4 +123,43 @@ fn a_disk_is_filled_and_emptied_while_it_runs() {
     let mut written = [0; 5];
     disk.read_exact_at(&mut written, 7 * 512).unwrap();
     assert_eq!(&written, b"last\n");
+}
+
+/// Fills what it is given, and gives it back.
+const FILL: &str = "/busybox mount -t proc proc /proc\n/busybox mkdir /t\n\
+    total() { /busybox awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo; }\n\
+    base=$(total)\nmore=$((base + 384))\necho booted\n\
+    while [ $(total) -lt $more ]; do /busybox sleep 0.1; done\n\
+    /busybox mount -t tmpfs -o size=400m tmpfs /t\n\
+    /busybox dd if=/dev/zero of=/t/x bs=1M count=300 && echo filled\n\
+    while [ $(total) -ge $more ]; do /busybox sleep 0.1; done\n/busybox rm /t/x\n\
+    while [ $(total) -gt $base ]; do /busybox sleep 0.1; done\necho small again";
+
+#[test]
+#[ignore = "needs KVM"]
+fn memory_comes_and_goes_while_it_runs() {
+    let memory = Setup { hotplug_mib: 1024, ..setup(FILL) };
+    let command_line = format!("{} memory_hotplug.online_policy=auto-movable", memory.command_line);
+    let mut vm = Setup { command_line, ..memory }.start();
+    assert_eq!(vm.event(), Event::Running);
+    vm.console.wait_for("booted");
+    assert_eq!(vm.ask(Request::ResizeMemory(384)), Event::Memory { plugged_mib: 0, requested_mib: 384 });
+    assert_eq!(vm.event(), Event::Memory { plugged_mib: 384, requested_mib: 384 });
+    vm.console.wait_for("filled");
+    let full_mib = resident_mib(&vm);
+    assert!(full_mib > 300, "{full_mib} MiB");
+    assert_eq!(vm.ask(Request::ResizeMemory(0)), Event::Memory { plugged_mib: 384, requested_mib: 0 });
+    assert_eq!(vm.event(), Event::Memory { plugged_mib: 0, requested_mib: 0 });
+    vm.console.wait_for("small again");
+    let empty_mib = resident_mib(&vm);
+    assert!(empty_mib < 150, "{empty_mib} MiB of {full_mib}");
+    assert_eq!(vm.event(), Event::Ended(End::Reset), "{}", vm.console.text());
+}
+
+/// What the host backs of a VMM's memory.
+fn resident_mib(vm: &Vm) -> u64 {
+    thread::sleep(Duration::from_millis(100));
+    let status = fs::read_to_string(format!("/proc/{}/status", vm.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
 }

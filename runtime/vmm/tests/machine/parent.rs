@@ -32,6 +32,7 @@ pub(crate) struct Setup {
     pub initramfs: File,
     pub command_line: String,
     pub memory_mib: u32,
+    pub hotplug_mib: u32,
     pub vcpu_count: u8,
     pub disks: Vec<File>,
     /// Behind those.
@@ -47,6 +48,7 @@ impl Setup {
             initramfs: super::guest::temporary(b"initramfs"),
             command_line: String::new(),
             memory_mib: 64,
+            hotplug_mib: 0,
             vcpu_count: 1,
             disks: Vec::new(),
             empty_disks: 0,
@@ -69,6 +71,7 @@ impl Setup {
             initramfs: table.lay(&self.initramfs),
             command_line: self.command_line,
             memory_mib: self.memory_mib,
+            hotplug_mib: self.hotplug_mib,
             vcpu_count: self.vcpu_count,
             console: table.lay(&vmm_console),
             disks: self

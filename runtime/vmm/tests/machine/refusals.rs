@@ -24,6 +24,11 @@ fn to_run_outside_of_namespaces() {
 #[test]
 #[ignore = "needs KVM"]
 fn sizes_out_of_bounds() {
+    assert_refused(
+        Setup { hotplug_mib: 100, ..setup() },
+        "100 MiB of memory that may come later are too many, or no multiple of 128",
+    );
+    assert_refused(Setup { hotplug_mib: 2 << 20, ..setup() }, "are too many");
     assert_refused(Setup { memory_mib: 0, ..setup() }, "0 MiB of memory are out of bounds: 16 to");
     assert_refused(Setup { vcpu_count: 0, ..setup() }, "0 vCPUs are out of bounds: 1 to 64");
     assert_refused(Setup { vcpu_count: 65, ..setup() }, "65 vCPUs are out of bounds");

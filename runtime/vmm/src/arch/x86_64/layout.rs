@@ -34,6 +34,10 @@ pub(super) const HIGH_MEMORY: u64 = 0x10_0000;
 pub(super) const HOLE_START: u64 = 0xd000_0000;
 pub(super) const HOLE_END: u64 = 0x1_0000_0000;
 
+/// The largest of the memory blocks in which Linux takes memory up (arch/x86/mm/init_64.c, MAX_BLOCK_SIZE): one that is there in part
+/// cannot be used.
+pub(super) const HOTPLUG_ALIGNMENT: u64 = 2 << 30;
+
 /// KVM's emulated IOAPIC and local APICs; their place is fixed by KVM.
 pub(super) const IOAPIC: u64 = 0xfec0_0000;
 pub(super) const LOCAL_APIC: u64 = 0xfee0_0000;

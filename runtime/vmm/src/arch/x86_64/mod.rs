@@ -27,6 +27,12 @@ pub(crate) fn memory_ranges(len: u64) -> Vec<(GuestAddress, usize)> {
     ranges
 }
 
+/// Where memory may come that a guest of this size was not booted with.
+pub(crate) fn hotplug_start(len: u64) -> GuestAddress {
+    let end = memory_ranges(len).last().map_or(0, |(start, len)| start.0 + *len as u64);
+    GuestAddress(end.max(layout::HOLE_END).next_multiple_of(layout::HOTPLUG_ALIGNMENT))
+}
+
 /// What a VM needs before it has vCPUs.
 pub(crate) fn prepare_vm(vm: &VmFd) -> Result<(), kvm_ioctls::Error> {
     vm.set_tss_address(layout::TSS as usize)?;
@@ -48,5 +54,12 @@ mod tests {
             memory_ranges(8 * GIB),
             [(GuestAddress(0), hole), (GuestAddress(4 * GIB), 8 * GIB as usize - hole)]
         );
+    }
+
+    #[test]
+    fn memory_that_comes_later_lies_behind_all_else() {
+        assert_eq!(hotplug_start(GIB), GuestAddress(4 * GIB));
+        assert_eq!(hotplug_start(layout::HOLE_START + 1), GuestAddress(6 * GIB));
+        assert_eq!(hotplug_start(8 * GIB), GuestAddress(10 * GIB));
     }
 }

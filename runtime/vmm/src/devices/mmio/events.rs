@@ -81,7 +81,8 @@ impl Mmio {
     }
 
     fn process_queues(&mut self) -> Result<(Progress, bool), Violation> {
-        let mut queues = self.queues.virtqueues(&self.memory);
+        let memory = self.memory.now();
+        let mut queues = self.queues.virtqueues(&memory);
         let progress = self.device.process(&mut queues)?;
         let mut wants_interrupt = false;
         for queue in &mut queues {

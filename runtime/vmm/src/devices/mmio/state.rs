@@ -97,7 +97,7 @@ impl Mmio {
         self.negotiation =
             Negotiation::resumed(offered, &state.negotiation).ok_or(StateError::Negotiation)?;
         let event_idx = self.negotiation.has_accepted(VIRTIO_RING_F_EVENT_IDX);
-        self.queues.resume(state.selected_queue, &state.queues, &self.memory, event_idx)?;
+        self.queues.resume(state.selected_queue, &state.queues, &self.memory.now(), event_idx)?;
         self.device.restore(&state.device)?;
         self.interrupt_status = state.interrupt_status;
         if self.interrupt_status != 0 {

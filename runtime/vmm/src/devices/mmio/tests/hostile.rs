@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::devices::{
     block::Block,
+    mem::tests::roomy,
     net::tests::fed,
     rng::Rng,
     testing::{DATA, RawDescriptor},
@@ -206,7 +207,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_device_endures_any_guest(acts in prop::collection::vec(act(), 1..80), which in 0..6) {
+    fn any_device_endures_any_guest(acts in prop::collection::vec(act(), 1..80), which in 0..7) {
         match which {
             0 => endures(Echo::default(), &acts),
             1 => endures(Rng, &acts),
@@ -216,6 +217,7 @@ proptest! {
                 endures(net, &acts);
             }
             4 => endures(Block::new(None, false, 0).unwrap(), &acts),
+            5 => endures(roomy().0, &acts),
             _ => endures(disk(true), &acts),
         }
     }
