@@ -63,6 +63,7 @@ pub(crate) fn findings(global: &Global) -> Result<Vec<Finding>> {
     let host = Host { installation, state, echo_console: global.debug };
     let settings = Settings {
         default_memory_mib: MEMORY_MIB,
+        most_memory_mib: MEMORY_MIB,
         default_vcpu_count: 1,
         verbose_console: global.debug,
         network: None,

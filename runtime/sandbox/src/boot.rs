@@ -181,6 +181,7 @@ fn equip(
         initramfs: table.lay(open_part("guest image", &host.installation.initramfs)?),
         command_line: plan.command_line.clone(),
         memory_mib: plan.memory_mib,
+        hotplug_mib: plan.hotplug_mib,
         vcpu_count: plan.vcpu_count,
         console: table.lay(console_writer),
         disks: files

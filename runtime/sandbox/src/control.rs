@@ -81,10 +81,12 @@ impl Sandbox {
         self.ask("resume the container", self.agent().resume(container.as_str())).await
     }
 
-    /// Changes the limits that are named; the others stay.
+    /// Changes the limits that are named; the others stay. The machine is as large as they need before they hold, and may shrink
+    /// afterwards.
     pub async fn update(&self, container: &SandboxId, limits: &LinuxResources) -> Result<(), SandboxError> {
         let json = serde_json::to_vec(limits).map_err(SandboxError::Describe)?;
-        self.ask("update the container", self.agent().update(container.as_str(), json)).await
+        let update = self.ask("update the container", self.agent().update(container.as_str(), json));
+        self.change_room(container, limits, update).await
     }
 
     pub async fn stats(&self, container: &SandboxId) -> Result<Stats, SandboxError> {

@@ -24,6 +24,7 @@ mod hooks;
 mod host_cgroup;
 mod id;
 mod installation;
+mod memory;
 mod network;
 mod plan;
 mod pod;
@@ -54,6 +55,7 @@ pub use hooks::{HookError, HookState, run_all, run_before_create, run_in_turn};
 pub use host_cgroup::{HostCgroup, HostCgroupError};
 pub use id::{IdError, SandboxId};
 pub use installation::{Installation, InstallationError};
+pub use memory::MemoryError;
 pub use network::NetworkError;
 pub use plan::{
     Bundle, ContainerPlan, MachinePlan, Plan, PlanError, RootSource, Settings, Writable, container, plan,

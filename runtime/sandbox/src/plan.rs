@@ -2,16 +2,18 @@
 
 use std::path::PathBuf;
 
+use nix::sys::sysinfo::sysinfo;
 use oci_spec::runtime::{LinuxCpu, LinuxResources, Spec};
+use securectr_vmm::spec::HOTPLUG_CHUNK_MIB;
 use serde::Serialize;
 use thiserror::Error;
 
 use crate::{BlockDevice, GivenFile, SandboxId, Scope, Share, devices, guest_spec, shares};
 
-const MIB: u64 = 1024 * 1024;
+pub(crate) const MIB: u64 = 1024 * 1024;
 
 /// What the guest's kernel and agent need beside the container, in MiB.
-const GUEST_OVERHEAD_MIB: u64 = 64;
+pub(crate) const GUEST_OVERHEAD_MIB: u64 = 64;
 
 /// Containers below this are refused, as by docker, in bytes.
 const LEAST_MEMORY: u64 = 6 * MIB;
@@ -30,6 +32,8 @@ const DEFAULT_MOST_VCPUS: usize = 8;
 pub struct Settings {
     /// Memory of a guest whose container has no limit.
     pub default_memory_mib: u32,
+    /// What a guest's memory may grow to while it runs.
+    pub most_memory_mib: u32,
     /// vCPUs of a guest whose container has no quota.
     pub default_vcpu_count: u8,
     /// Let the guest's kernel speak on its console.
@@ -44,6 +48,7 @@ impl Settings {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             default_memory_mib,
+            most_memory_mib: most_memory_mib(),
             default_vcpu_count: cpus.min(DEFAULT_MOST_VCPUS) as u8,
             verbose_console: false,
             network: None,
@@ -98,6 +103,10 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct MachinePlan {
     pub memory_mib: u32,
+    /// How much may be added while it runs.
+    pub hotplug_mib: u32,
+    /// What it has at least as long as one of its containers has no limit.
+    pub unlimited_mib: u32,
     pub vcpu_count: u8,
     pub command_line: String,
     pub network: Option<PathBuf>,
@@ -147,8 +156,11 @@ pub enum PlanError {
 impl MachinePlan {
     /// A machine that has no container yet.
     pub fn bare(settings: &Settings) -> Self {
+        let memory_mib = settings.default_memory_mib;
         Self {
-            memory_mib: settings.default_memory_mib,
+            memory_mib,
+            hotplug_mib: hotplug_mib(memory_mib, settings),
+            unlimited_mib: memory_mib,
             vcpu_count: settings.default_vcpu_count,
             command_line: command_line(settings),
             network: settings.network.clone(),
@@ -164,8 +176,11 @@ impl MachinePlan {
         settings: &Settings,
     ) -> Result<Self, PlanError> {
         let memory = resources.and_then(|all| all.memory().as_ref()).and_then(|memory| memory.limit());
+        let memory_mib = memory_mib(memory, settings)?;
         Ok(Self {
-            memory_mib: memory_mib(memory, settings)?,
+            memory_mib,
+            hotplug_mib: hotplug_mib(memory_mib, settings),
+            unlimited_mib: settings.default_memory_mib,
             vcpu_count: vcpu_count(resources.and_then(|all| all.cpu().as_ref()), settings)?,
             command_line: command_line(settings),
             network: settings.network.clone(),
@@ -229,6 +244,18 @@ fn memory_mib(limit: Option<i64>, settings: &Settings) -> Result<u32, PlanError>
     }
 }
 
+/// What is missing to the most, in whole chunks.
+fn hotplug_mib(memory_mib: u32, settings: &Settings) -> u32 {
+    settings.most_memory_mib.saturating_sub(memory_mib) / HOTPLUG_CHUNK_MIB * HOTPLUG_CHUNK_MIB
+}
+
+/// Twice what this host has: limits are promises, and may be more than there is, as everywhere; memory is backed as it is touched.
+fn most_memory_mib() -> u32 {
+    let host_bytes = sysinfo().map_or(0, |host| host.ram_total());
+    // `MOST_MEMORY` in MiB fits a u32.
+    (host_bytes.saturating_mul(2).min(MOST_MEMORY) / MIB) as u32
+}
+
 /// As many as the quota can keep busy: half a CPU is one vCPU with a quota inside.
 fn vcpu_count(cpu: Option<&LinuxCpu>, settings: &Settings) -> Result<u8, PlanError> {
     let Some(quota) = cpu.and_then(LinuxCpu::quota).filter(|&quota| quota > 0) else {
@@ -247,10 +274,13 @@ fn vcpu_count(cpu: Option<&LinuxCpu>, settings: &Settings) -> Result<u8, PlanErr
 }
 
 /// A panic resets at once, by the port that the VMM watches; one CPU boots, the agent brings the others online. The driver of
-/// dummy interfaces makes one unasked, which containers would see.
+/// dummy interfaces makes one unasked, which containers would see. Of memory that is added, up to three times as much as the guest's
+/// kernel has for itself is only for what can be moved, so that it can be given back.
 fn command_line(settings: &Settings) -> String {
     let speech = if settings.verbose_console { "loglevel=7" } else { "quiet loglevel=1" };
-    format!("console=ttyS0 {speech} reboot=k panic=-1 maxcpus=1 dummy.numdummies=0")
+    format!(
+        "console=ttyS0 {speech} reboot=k panic=-1 maxcpus=1 dummy.numdummies=0 memory_hotplug.online_policy=auto-movable"
+    )
 }
 
 #[cfg(test)]
@@ -259,8 +289,13 @@ mod tests {
 
     use super::*;
 
-    const SETTINGS: Settings =
-        Settings { default_memory_mib: 512, default_vcpu_count: 2, verbose_console: false, network: None };
+    const SETTINGS: Settings = Settings {
+        default_memory_mib: 512,
+        most_memory_mib: 1000,
+        default_vcpu_count: 2,
+        verbose_console: false,
+        network: None,
+    };
 
     fn planned(resources: Value) -> Result<MachinePlan, PlanError> {
         let process = json!({"cwd": "/", "args": ["true"], "user": {"uid": 0, "gid": 0}});
@@ -303,6 +338,12 @@ mod tests {
     fn the_guest_is_larger_than_the_containers_limit() {
         assert_eq!(planned(memory(128 << 20)).unwrap().memory_mib, 128 + 64);
         assert_eq!(planned(memory((128 << 20) + 1)).unwrap().memory_mib, 129 + 64);
+    }
+
+    #[test]
+    fn what_is_missing_to_the_most_may_be_added_while_it_runs() {
+        assert_eq!(planned(json!({})).unwrap().hotplug_mib, 384);
+        assert_eq!(planned(memory(1 << 30)).unwrap().hotplug_mib, 0);
     }
 
     #[test]

@@ -8,15 +8,16 @@ use securectr_protocol::agent::{
     rootfs::{Lower, Upper},
 };
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
-    AgentError, BootError, ContainerPlan, End, GivenFile, Host, MachinePlan, NetworkError, PodPlan,
-    SandboxId, Streams, StreamsWanted, Writable,
+    AgentError, BootError, ContainerPlan, End, GivenFile, Host, MachinePlan, MemoryError, NetworkError,
+    PodPlan, SandboxId, Streams, StreamsWanted, Writable,
     agent::Agent,
     boot::{self, Booted},
     devices::{DeviceError, Places},
-    shares::{self, Share, ShareError},
+    memory::Memory,
+    shares::{self, ShareError},
     stdio,
 };
 
@@ -41,6 +42,8 @@ pub enum SandboxError {
     Share(#[from] ShareError),
     #[error(transparent)]
     Device(#[from] DeviceError),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     #[error("describe the container")]
     Describe(#[source] serde_json::Error),
 }
@@ -90,7 +93,8 @@ impl LaunchFailure {
 
 /// A machine with a ready agent.
 pub struct Sandbox {
-    booted: Booted,
+    pub(crate) booted: Booted,
+    pub(crate) memory: Mutex<Memory>,
     devices: Places,
     writable_device: &'static str,
 }
@@ -110,7 +114,7 @@ impl Sandbox {
         // Behind the two at most that the sandbox itself has.
         let devices = Places::new(disks.len() as u8, machine.device_places);
         let booted = boot::boot(id, machine, host, disks).await?;
-        let sandbox = Self { booted, devices, writable_device };
+        let sandbox = Self { booted, memory: Mutex::new(Memory::of(machine)), devices, writable_device };
         sandbox.refresh_network().await.map_err(|error| BootError::GuestNetwork(Box::new(error)))?;
         Ok(sandbox)
     }
@@ -137,6 +141,16 @@ impl Sandbox {
         container: &ContainerPlan,
         wanted: StreamsWanted,
     ) -> Result<Streams, SandboxError> {
+        let linux = container.spec.linux().as_ref();
+        let limits = linux.and_then(|linux| linux.resources().as_ref());
+        self.in_room(&container.id, limits, self.create_in_room(container, wanted)).await
+    }
+
+    async fn create_in_room(
+        &self,
+        container: &ContainerPlan,
+        wanted: StreamsWanted,
+    ) -> Result<Streams, SandboxError> {
         let devices = self.devices.lend(container, &self.booted.vmm).await?;
         let created = self.create_on_devices(container, devices, wanted).await;
         if created.is_err() {
@@ -151,10 +165,10 @@ impl Sandbox {
         devices: Vec<agent::BlockDevice>,
         wanted: StreamsWanted,
     ) -> Result<Streams, SandboxError> {
-        self.add_shares(&container.shares).await?;
+        shares::add_all(self.booted.files.as_ref(), &container.shares).await?;
         let created = self.create_on_shares(container, devices, wanted).await;
         if created.is_err() {
-            self.remove_shares(&container.shares).await;
+            shares::remove_all(self.booted.files.as_ref(), &container.shares).await;
         }
         created
     }
@@ -162,23 +176,6 @@ impl Sandbox {
     /// Closes the block devices that a container was lent, when it has ended, whether its guest has let go of them or not.
     pub async fn take_back_devices(&self, container: &ContainerPlan) {
         self.devices.take_back(&container.id, &self.booted.vmm).await;
-    }
-
-    /// All of them or none.
-    async fn add_shares(&self, all: &[Share]) -> Result<(), ShareError> {
-        for (done, share) in all.iter().enumerate() {
-            if let Err(error) = shares::add(self.booted.files.as_ref(), share).await {
-                self.remove_shares(all.get(..done).unwrap_or_default()).await;
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    async fn remove_shares(&self, all: &[Share]) {
-        for share in all {
-            shares::remove(self.booted.files.as_ref(), share).await;
-        }
     }
 
     async fn create_on_shares(
@@ -272,7 +269,8 @@ impl Sandbox {
     pub async fn delete(&self, container: &ContainerPlan) -> Result<(), SandboxError> {
         let init = ProcessName::init(&container.id);
         let deleted = self.ask("delete the container", self.booted.agent.delete((&init).into())).await;
-        self.remove_shares(&container.shares).await;
+        shares::remove_all(self.booted.files.as_ref(), &container.shares).await;
+        self.take_room(&container.id).await;
         deleted
     }
 

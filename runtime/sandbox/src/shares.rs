@@ -122,8 +122,25 @@ fn has_option(mount: &Mount, names: &[&str]) -> bool {
     mount.options().iter().flatten().any(|option| names.contains(&option.as_str()))
 }
 
-/// Mounts a share in the server's namespace.
-pub(crate) async fn add(server: Option<&FileServer>, share: &Share) -> Result<(), ShareError> {
+/// Mounts shares in the server's namespace: all of them or none.
+pub(crate) async fn add_all(server: Option<&FileServer>, all: &[Share]) -> Result<(), ShareError> {
+    for (done, share) in all.iter().enumerate() {
+        if let Err(error) = add(server, share).await {
+            remove_all(server, all.get(..done).unwrap_or_default()).await;
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Takes them out again, and closes what the guest still has open of them.
+pub(crate) async fn remove_all(server: Option<&FileServer>, all: &[Share]) {
+    for share in all {
+        remove(server, share).await;
+    }
+}
+
+async fn add(server: Option<&FileServer>, share: &Share) -> Result<(), ShareError> {
     let path = || share.source.clone();
     let failed = |source| ShareError::Mount { path: path(), source };
     let server = server.ok_or_else(|| ShareError::None(path()))?;
@@ -138,8 +155,8 @@ pub(crate) async fn add(server: Option<&FileServer>, share: &Share) -> Result<()
     outcome(child).await.map_err(failed)
 }
 
-/// Takes it out again, and closes what the guest still has open of it. Of a server that has ended nothing is left.
-pub(crate) async fn remove(server: Option<&FileServer>, share: &Share) {
+/// Of a server that has ended nothing is left.
+async fn remove(server: Option<&FileServer>, share: &Share) {
     let Some(server) = server else { return };
     let Some(namespaces) = namespaces(server).await else { return };
     let Ok(target) = place_of(&share.name) else { return };

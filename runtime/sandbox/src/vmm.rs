@@ -64,14 +64,23 @@ pub(crate) struct Vmm {
     disk_full: Arc<AtomicBool>,
     /// Indices of disks that the VMM has closed.
     detached: broadcast::Sender<u8>,
+    memory: watch::Receiver<PluggedMemory>,
     /// Stays open as long as the guest may run: the VMM ends when it is closed.
     control: OwnedFd,
+}
+
+/// What a guest has beside the memory that it was booted with, and what was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PluggedMemory {
+    pub plugged_mib: u32,
+    requested_mib: u32,
 }
 
 /// What a VMM says while its guest runs, for those who want to know.
 struct Said {
     disk_full: Arc<AtomicBool>,
     detached: broadcast::Sender<u8>,
+    memory: watch::Sender<PluggedMemory>,
 }
 
 /// The VMM's descriptors in the order of their numbers, with [`VmSpec`] naming them by number.
@@ -107,13 +116,16 @@ impl Vmm {
         let (said_end, end) = watch::channel(None);
         let disk_full = Arc::new(AtomicBool::new(false));
         let detached = broadcast::Sender::new(DETACHED_BACKLOG);
-        let said = Said { disk_full: Arc::clone(&disk_full), detached: detached.clone() };
+        let (said_memory, memory) = watch::channel(PluggedMemory::default());
+        let said =
+            Said { disk_full: Arc::clone(&disk_full), detached: detached.clone(), memory: said_memory };
         let vmm = Self {
             pid: launched.pid,
             pidfd: Arc::clone(&pidfd),
             end,
             disk_full,
             detached,
+            memory,
             control: equipment.control.as_fd().try_clone_to_owned()?,
         };
         equipment.control.set_nonblocking(true)?;
@@ -175,6 +187,24 @@ impl Vmm {
         let text = [IoSlice::new(&line)];
         sendmsg::<()>(self.control.as_raw_fd(), &text, with_it, MsgFlags::MSG_NOSIGNAL, None)?;
         Ok(())
+    }
+
+    /// Asks the guest to have so many MiB beside those that it was booted with.
+    pub(crate) fn resize_memory(&self, mib: u32) -> io::Result<()> {
+        self.ask(Request::ResizeMemory(mib), None)
+    }
+
+    /// Answers when the guest has as much as it was asked to have; never, when the VMM ends before.
+    pub(crate) async fn has_memory(&self, mib: u32) {
+        let mut memory = self.memory.clone();
+        let is_there = |now: &PluggedMemory| now.requested_mib == mib && now.plugged_mib >= mib;
+        if memory.wait_for(is_there).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    pub(crate) fn memory(&self) -> PluggedMemory {
+        *self.memory.borrow()
     }
 
     /// Ends it at once; the cause will be the signal.
@@ -270,6 +300,9 @@ async fn last_event(control: UnixStream, said: &Said) -> Option<Event> {
         match serde_json::from_slice(&line) {
             Ok(event @ (Event::Ended(_) | Event::Failed(_))) => return Some(event),
             Ok(Event::DiskFull(_)) => said.disk_full.store(true, Ordering::Relaxed),
+            Ok(Event::Memory { plugged_mib, requested_mib }) => {
+                said.memory.send_replace(PluggedMemory { plugged_mib, requested_mib });
+            }
             Ok(Event::DiskDetached(index)) => drop(said.detached.send(index)),
             Ok(
                 event @ (Event::Running
