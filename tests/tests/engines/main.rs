@@ -7,6 +7,7 @@ mod docker;
 mod faults;
 mod figures;
 mod install;
+mod memory;
 mod oci;
 mod podman;
 mod sandbox_api;
