@@ -3,9 +3,9 @@
 //! A sandbox is a microVM with an agent in it; containers are made in it over the agent's RPCs. The way of a start is
 //! [`plan`] (pure), [`Sandbox::boot`] (every privileged step, each undone on failure), then create, start and wait.
 //!
-//! There are no locks here, but for which disks and interfaces are in use: one task of the process owns the VMM's control socket,
-//! the rest talk to it by channels. The agent, and the VMM once it runs, are hostile: their replies are bounded in size and in
-//! time.
+//! There are no locks here, but for which disks and interfaces are in use, and around a machine's memory while it grows: one task of
+//! the process owns the VMM's control socket, the rest talk to it by channels. The agent, and the VMM once it runs, are hostile:
+//! their replies are bounded in size and in time.
 
 mod agent;
 mod anchor;

@@ -13,7 +13,7 @@ use crate::{
     plan::{GUEST_OVERHEAD_MIB, MIB},
 };
 
-/// How long a guest may take to take memory up. It makes page descriptors for it, 16 MiB a GiB.
+/// How long a guest may take to take memory up, for which it makes page descriptors: so long, and a second for each GiB.
 const GROW_LIMIT: Duration = Duration::from_secs(30);
 
 /// Of added memory, one part in so many goes for its own page descriptors (64 bytes for each 4 KiB), and is missing elsewhere.
@@ -27,11 +27,8 @@ pub enum MemoryError {
         "the containers' limits take a machine with {needed_mib} MiB of memory, and {most_mib} MiB are the most"
     )]
     TooMuch { needed_mib: u64, most_mib: u32 },
-    #[error(
-        "the guest has taken up {plugged_mib} of {wanted_mib} MiB of memory within {} s",
-        GROW_LIMIT.as_secs()
-    )]
-    Slow { plugged_mib: u32, wanted_mib: u32 },
+    #[error("the guest has taken up {plugged_mib} of {wanted_mib} MiB of memory within {limit:?}")]
+    Slow { plugged_mib: u32, wanted_mib: u32, limit: Duration },
     #[error("ask for memory: {0}")]
     Ask(io::ErrorKind),
 }
@@ -150,14 +147,15 @@ impl Sandbox {
         if wanted_mib <= memory.requested_mib {
             return Ok(());
         }
+        let limit = GROW_LIMIT + Duration::from_secs(u64::from(wanted_mib - memory.requested_mib) / 1024);
         self.request(memory, wanted_mib)?;
         let vmm = &self.booted.vmm;
         let grown = tokio::select! {
-            grown = timeout(GROW_LIMIT, vmm.has_memory(wanted_mib)) => grown,
+            grown = timeout(limit, vmm.has_memory(wanted_mib)) => grown,
             end = vmm.ended() => return Err(SandboxError::Ended { operation: GROW, end }),
         };
         let plugged_mib = vmm.memory().plugged_mib;
-        grown.map_err(|_| MemoryError::Slow { plugged_mib, wanted_mib }.into())
+        grown.map_err(|_| MemoryError::Slow { plugged_mib, wanted_mib, limit }.into())
     }
 
     /// Nobody waits for it: a guest gives back what it can spare, when it can.

@@ -274,8 +274,8 @@ fn vcpu_count(cpu: Option<&LinuxCpu>, settings: &Settings) -> Result<u8, PlanErr
 }
 
 /// A panic resets at once, by the port that the VMM watches; one CPU boots, the agent brings the others online. The driver of
-/// dummy interfaces makes one unasked, which containers would see. Of memory that is added, up to three times as much as the guest's
-/// kernel has for itself is only for what can be moved, so that it can be given back.
+/// dummy interfaces makes one unasked, which containers would see. Of memory that is added, most is for what can be moved only, so
+/// that it can be given back.
 fn command_line(settings: &Settings) -> String {
     let speech = if settings.verbose_console { "loglevel=7" } else { "quiet loglevel=1" };
     format!(

@@ -166,3 +166,17 @@ fn docker_gives_a_container_a_block_device() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn a_container_of_docker_gets_more_memory_while_it_runs() -> Result<()> {
+    on_each(|runtime| {
+        let started = run(runtime, &["-d", "--name", "grows", "-m", "64m"], &["busybox", "sleep", "1000"])?;
+        assert_eq!(started.code, 0, "{started:?}");
+        let updated = docker(&["update", "--memory", "700m", "--memory-swap", "700m", "grows"])?;
+        assert_eq!(updated.code, 0, "{updated:?}");
+        let total = docker(&["exec", "grows", "sh", "-c", "grep MemTotal /proc/meminfo | tr -dc 0-9"])?;
+        assert!(total.out().parse::<u64>()? >= 700 << 10, "{total:?}");
+        assert_eq!(docker(&["rm", "-f", "grows"])?.code, 0);
+        Ok(())
+    })
+}

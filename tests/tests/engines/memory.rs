@@ -1,6 +1,6 @@
 //! Memory of running containers, more and less of it.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use k8s_cri::v1::{ContainerConfig, LinuxContainerResources};
@@ -33,6 +33,16 @@ fn fill(bundle: &Bundle, mib: u32) -> Result<Finished> {
     bundle.call(&["exec", "c1", "sh", "-c", &script])
 }
 
+/// What lies in the new memory is written to the container's root, which is the host's, and said.
+fn reaches_the_host(bundle: &Bundle) -> Result<()> {
+    let script = "dd if=/dev/urandom of=/fill/y bs=1M count=40; cp /fill/y /root-y; sha256sum </fill/y";
+    let said = bundle.call(&["exec", "c1", "sh", "-c", script])?;
+    let written = fs::File::open(bundle.path("rootfs/root-y"))?;
+    let found = Command::new("sha256sum").stdin(written).output()?;
+    ensure!(said.out() == String::from_utf8_lossy(&found.stdout), "{said:?}, {found:?}");
+    Ok(())
+}
+
 fn limit(bundle: &Bundle, mib: u64) -> Result<()> {
     bundle.succeed(&["update", "--memory", &(mib * MIB).to_string(), "c1"])
 }
@@ -60,7 +70,8 @@ fn a_limit_that_is_raised_can_be_used_and_one_that_is_lowered_gives_back() -> Re
             let full_mib = machine_mib("c1")?;
             assert!(full_mib > 600, "{full_mib} MiB");
         }
-        bundle.succeed(&["exec", "c1", "rm", "/fill/x"])?;
+        reaches_the_host(&bundle)?;
+        bundle.succeed(&["exec", "c1", "rm", "/fill/x", "/fill/y"])?;
         limit(&bundle, 64)?;
         if runtime == Runtime::Securectr {
             eventually("the machine gives back", || Ok(machine_mib("c1")? < 300))?;

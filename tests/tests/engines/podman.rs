@@ -76,6 +76,22 @@ fn podman_adds_processes_and_kills() -> Result<()> {
 }
 
 #[test]
+fn a_container_of_podman_gets_more_memory_while_it_runs() -> Result<()> {
+    on_each(|runtime| {
+        let options = ["run", "-d", "--name", "grows", "--network", "none", "--memory", "64m"];
+        let started = podman(runtime, &[&options[..], &["busybox", "sleep", "1000"]].concat())?;
+        assert_eq!(started.code, 0, "{started:?}");
+        let updated = podman(runtime, &["update", "--memory", "700m", "--memory-swap", "700m", "grows"])?;
+        assert_eq!(updated.code, 0, "{updated:?}");
+        let words = ["exec", "grows", "sh", "-c", "grep MemTotal /proc/meminfo | tr -dc 0-9"];
+        let total = podman(runtime, &words)?;
+        assert!(total.out().parse::<u64>()? >= 700 << 10, "{total:?}");
+        assert_eq!(podman(runtime, &["rm", "-f", "-t", "0", "grows"])?.code, 0);
+        Ok(())
+    })
+}
+
+#[test]
 fn podman_tells_a_program_that_is_not_there_by_its_code() -> Result<()> {
     on_each(|runtime| {
         let ran = podman(runtime, &["run", "--rm", "--network", "none", "busybox", "nosuch"])?;
