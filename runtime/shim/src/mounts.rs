@@ -70,9 +70,9 @@ pub(crate) struct Rootfs {
 }
 
 impl Rootfs {
-    /// Mounts what containerd says on the bundle's `rootfs`; without mounts the directory is the root already.
-    pub(crate) fn mount(bundle: &Path, mounts: &[Mount]) -> Result<Self, MountError> {
-        let mut rootfs = Self { path: bundle.join("rootfs"), mounted: 0 };
+    /// Mounts what containerd says on a directory; without mounts, as with Docker, it is the root already.
+    pub(crate) fn mount(path: PathBuf, mounts: &[Mount]) -> Result<Self, MountError> {
+        let mut rootfs = Self { path, mounted: 0 };
         fs::create_dir_all(&rootfs.path)
             .map_err(|source| MountError::Place { path: rootfs.path.clone(), source })?;
         for each in mounts {

@@ -121,7 +121,8 @@ impl Pod {
 
     /// Mounts the container's root, and plans it.
     fn plan(&self, request: &CreateTaskRequest, spec: Spec, scope: Scope) -> Result<Container, PodError> {
-        let rootfs = Rootfs::mount(Path::new(&request.bundle), &request.rootfs)?;
+        let root = spec.root().as_ref().map_or(Path::new("rootfs"), |root| root.path());
+        let rootfs = Rootfs::mount(Path::new(&request.bundle).join(root), &request.rootfs)?;
         find_program(rootfs.path(), &spec).map_err(PodError::Launch)?;
         let id = sandbox_id(&self.namespace, &request.id)?;
         let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
