@@ -24,7 +24,8 @@ pub enum Request {
     /// empty already stays so. What the guest has asked for by then is done, what it asks for later fails.
     DetachDisk(u8),
     /// Asks the guest to have so many MiB beside those that it was booted with: an even number, [`VmSpec::hotplug_mib`] at
-    /// most. Answered by [`Event::Memory`] at once, and by another one when the guest has done as it was asked, which may be never.
+    /// most. Answered by [`Event::Memory`] soon, and by another one when the guest has done as it was asked, unless the first
+    /// says that already; that may be never.
     ///
     /// [`VmSpec::hotplug_mib`]: crate::spec::VmSpec::hotplug_mib
     ResizeMemory(u32),

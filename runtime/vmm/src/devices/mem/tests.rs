@@ -170,7 +170,7 @@ fn the_driver_may_ask_what_is_plugged() {
 }
 
 #[test]
-fn the_parent_is_answered_at_once_and_when_the_driver_has_done_it() {
+fn the_parent_is_answered_soon_and_when_the_driver_has_done_it() {
     let (mut guest, _) = ready();
     assert_eq!(guest.news(), None);
     resize(&mut guest, CHUNK_LEN);
