@@ -43,7 +43,7 @@ pub(crate) enum PodError {
     Id(String, #[source] IdError),
     #[error("understand the container")]
     Plan(#[from] PlanError),
-    #[error("OCI runtime create failed: {}: unknown", .0.in_runcs_words())]
+    #[error("OCI runtime create failed: {}", .0.in_runcs_words())]
     Launch(LaunchFailure),
     #[error(transparent)]
     Mount(#[from] MountError),

@@ -75,7 +75,7 @@ impl SandboxService for Service {
         request: CreateSandboxRequest,
     ) -> Answer<CreateSandboxResponse> {
         if locked(&self.made).is_some() {
-            return Err(status::error(Code::ALREADY_EXISTS, "the sandbox exists already"));
+            return Err(status::error(Code::ALREADY_EXISTS, format!("sandbox {}", request.sandbox_id)));
         }
         let config = cri::config(&request)?;
         let spec = cri::spec(&request, config.as_ref())?;

@@ -227,7 +227,7 @@ async fn add_exec(task: &Task, request: &ExecProcessRequest, namespace: &str) ->
         return Err(status::precondition("a pod has no process to add one to"));
     };
     if locked(&task.execs).contains_key(exec_id) {
-        return Err(status::error(Code::ALREADY_EXISTS, format!("id {exec_id}: already exists")));
+        return Err(status::error(Code::ALREADY_EXISTS, format!("id {exec_id}")));
     }
     match task.init.process.phase() {
         Phase::Running if task.paused.load(Ordering::Relaxed) => {
@@ -261,7 +261,7 @@ fn start_error(error: &StartError) -> containerd_shim_protos::ttrpc::Error {
         StartError::Started | StartError::Ended => status::precondition(error.to_string()),
         StartError::Launch(failure) => {
             let words = failure.in_runcs_words();
-            status::error(Code::UNKNOWN, format!("OCI runtime create failed: {words}: unknown"))
+            status::error(Code::UNKNOWN, format!("OCI runtime create failed: {words}"))
         }
         StartError::Sandbox(error) => status::internal(error),
     }

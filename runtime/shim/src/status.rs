@@ -22,9 +22,29 @@ pub(crate) fn timestamp(time: SystemTime) -> Timestamp {
     }
 }
 
-/// An error of a task call. Clients match on the words: they are those of containerd's own shim.
+/// An error of a task call. Clients match on the words: they are those of containerd's own shim, which end with the error's kind.
+/// containerd adds it up to 1.7, if it is not there, and no longer from 2 on.
 pub(crate) fn error(code: Code, words: impl Into<String>) -> ttrpc::Error {
-    ttrpc::Error::RpcStatus(get_status(code, words.into()))
+    let mut words = words.into();
+    let ending = kind(code).map(|kind| format!(": {kind}")).unwrap_or_default();
+    if !words.ends_with(&ending) {
+        words += &ending;
+    }
+    ttrpc::Error::RpcStatus(get_status(code, words))
+}
+
+/// What containerd calls it.
+fn kind(code: Code) -> Option<&'static str> {
+    Some(match code {
+        Code::UNKNOWN => "unknown",
+        Code::INVALID_ARGUMENT => "invalid argument",
+        Code::NOT_FOUND => "not found",
+        Code::ALREADY_EXISTS => "already exists",
+        Code::FAILED_PRECONDITION => "failed precondition",
+        Code::UNAVAILABLE => "unavailable",
+        Code::UNIMPLEMENTED => "not implemented",
+        _ => return None,
+    })
 }
 
 pub(crate) fn not_found(words: impl Into<String>) -> ttrpc::Error {
@@ -38,4 +58,20 @@ pub(crate) fn precondition(words: impl Into<String>) -> ttrpc::Error {
 /// What went wrong here, with its causes.
 pub(crate) fn internal(cause: &(dyn std::error::Error + 'static)) -> ttrpc::Error {
     error(Code::UNKNOWN, crate::line(cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_ends_with_its_kind_once() {
+        let words = |code, words: &str| match error(code, words) {
+            ttrpc::Error::RpcStatus(status) => status.message,
+            other => other.to_string(),
+        };
+        assert_eq!(words(Code::NOT_FOUND, "process already finished"), "process already finished: not found");
+        assert_eq!(words(Code::ALREADY_EXISTS, "id e1: already exists"), "id e1: already exists");
+        assert_eq!(words(Code::DEADLINE_EXCEEDED, "too late"), "too late");
+    }
 }

@@ -51,6 +51,7 @@ fn a_machine_that_is_killed_is_a_container_that_was_killed() -> Result<()> {
 fn who_is_killed_while_a_container_is_made_leaves_nothing() -> Result<()> {
     for program in ["securectr-vmm", "securectr-files", "containerd-shim-securectr-v2"] {
         for moment_ms in [150, 400, 700, 1000] {
+            println!("{program} after {moment_ms} ms");
             let words = ["sleep", "1000"];
             let mut command =
                 containerd()?.run_command(Runtime::Securectr, &["-d", "--null-io"], "early", &words);
