@@ -26,6 +26,7 @@ use thiserror::Error;
 use tokio::{
     io::AsyncReadExt,
     net::{UnixListener, unix::pipe::Receiver},
+    runtime::Runtime,
     sync::Notify,
 };
 
@@ -68,14 +69,26 @@ pub(crate) fn serve(args: &Args) -> Result<(), ServeError> {
     listener.set_nonblocking(true).map_err(ServeError::Socket)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
-    let pod = {
-        let _in_runtime = runtime.enter();
-        Arc::new(Pod::new(args.namespace.clone(), host(args)?, Events::start(args.namespace.clone())))
-    };
-    let served = runtime.block_on(until_shutdown(Arc::clone(&pod), listener, answered));
+    let served = serve_pod(args, runtime, listener, answered);
     if let Some(path) = address.as_pathname() {
         let _ = fs::remove_file(path);
     }
+    served
+}
+
+/// Until its end. The cgroup that the pod was in is left behind it.
+fn serve_pod(
+    args: &Args,
+    runtime: Runtime,
+    listener: StdUnixListener,
+    answered: OwnedFd,
+) -> Result<(), ServeError> {
+    let host = host(args)?;
+    let pod = {
+        let _in_runtime = runtime.enter();
+        Arc::new(Pod::new(args.namespace.clone(), host, Events::start(args.namespace.clone())))
+    };
+    let served = runtime.block_on(until_shutdown(Arc::clone(&pod), listener, answered));
     runtime.shutdown_background();
     let membership = pod.membership();
     drop(pod);

@@ -43,7 +43,7 @@ impl Pod {
             // The pod has it.
             Role::Member { .. } => NetworkSource::Nothing,
             Role::Single | Role::Pod => {
-                *locked(&self.membership) = Membership::enter(&spec);
+                self.enter_cgroup(&spec);
                 network_source(&spec)?
             }
         };
@@ -72,6 +72,14 @@ impl Pod {
         locked(&self.tasks).insert(id.to_owned(), Arc::clone(&task));
         task.watch_anchor();
         Ok(task)
+    }
+
+    /// Once: a creation that is tried again is there already, and where it came from must not be forgotten.
+    fn enter_cgroup(&self, spec: &Spec) {
+        let mut membership = locked(&self.membership);
+        if membership.is_none() {
+            *membership = Membership::enter(spec);
+        }
     }
 
     async fn make_in_guest(
