@@ -115,8 +115,6 @@ struct Container {
     cgroup: Arc<Cgroup>,
     process_plan: ProcessPlan,
     has_own_pid_namespace: bool,
-    /// As many as it could ever use at once.
-    cpu_count: u32,
     /// The writable disk.
     disk: Option<String>,
     /// Block devices of the host.
@@ -191,7 +189,6 @@ impl Containers {
             Ok(init) => Ok(Container {
                 cgroup: Arc::new(cgroup),
                 has_own_pid_namespace: plan.namespaces.has_own_pid(),
-                cpu_count: plan.limits.cpu_count.unwrap_or(u32::MAX),
                 process_plan: plan.process,
                 disks: plan.disks,
                 disk: match rootfs.upper {

@@ -1,5 +1,5 @@
-//! The machine has as many vCPUs as it may ever need, but boots with one. The others come online when containers need them,
-//! and stay: a limit is the cgroup's business. One lock, never held across an await.
+//! The machine has as many vCPUs as it may ever need, but boots with one. The others come online when the host says that containers
+//! need them, and stay: a limit is the cgroup's business. One lock, never held across an await.
 
 use std::{
     fs, io,
@@ -33,8 +33,8 @@ pub(crate) struct Cpus {
 
 #[derive(Default)]
 struct State {
-    /// How many CPUs all containers together may use at once.
-    needed: u32,
+    /// How many have been brought online, or are on their way.
+    count: u32,
     /// The processes that bring some online.
     coming: Vec<ExitWatch>,
 }
@@ -44,23 +44,20 @@ impl Cpus {
         Self { reaper, state: Arc::default() }
     }
 
-    /// Begins to bring online what a container needs beside the others: so many, or all. Each takes a while, in which the container is
-    /// made: so that is done by a process of its own.
-    pub(crate) fn bring_online(&self, count: Option<u32>) -> Result<(), CpuError> {
+    /// Begins to bring so many online, of those that are there. Each takes a while, in which the container is made: so that is done
+    /// by a process of its own.
+    pub(crate) fn bring_online(&self, count: u32) -> Result<(), CpuError> {
         let mut state = self.lock();
-        let needed = state.needed.saturating_add(count.unwrap_or(u32::MAX));
-        let is_more = needed > state.needed.max(1);
-        state.needed = needed;
-        if !is_more {
+        // The first is online.
+        let before = state.count.max(1);
+        if count <= before {
             return Ok(());
         }
         let present = fs::read_to_string(format!("{DIRECTORY}/present")).map_err(CpuError::Present)?;
-        let present = present_count(&present).min(state.needed);
-        if present <= 1 {
-            return Ok(());
-        }
-        let pid = copy_self(0, None, || exit_code((1..present).try_for_each(bring_one_online)))
+        let count = present_count(&present).min(count);
+        let pid = copy_self(0, None, || exit_code((before..count).try_for_each(bring_one_online)))
             .map_err(CpuError::Begin)?;
+        state.count = count;
         state.coming.push(self.reaper.watch(pid));
         Ok(())
     }
@@ -68,14 +65,15 @@ impl Cpus {
     /// Waits for what was begun: many programs count the CPUs once, when they start.
     pub(crate) async fn online(&self) -> Result<(), CpuError> {
         let coming = self.lock().coming.clone();
+        let mut result = Ok(());
         for mut process in coming {
             let exit = process.wait_for(Option::is_some).await.map_or(None, |exit| *exit);
             if let Some(Exit::Code(errno @ 1..)) = exit {
-                return Err(CpuError::Online(io::Error::from_raw_os_error(errno as i32)));
+                result = Err(CpuError::Online(io::Error::from_raw_os_error(errno as i32)));
             }
         }
         self.lock().coming.retain(|process| process.borrow().is_none());
-        Ok(())
+        result
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -114,10 +112,10 @@ mod tests {
     }
 
     #[test]
-    fn one_container_of_one_cpu_needs_no_other() {
+    fn one_cpu_is_there_already() {
         let cpus = Cpus::new(Reaper::default());
-        cpus.bring_online(Some(1)).unwrap();
-        cpus.bring_online(Some(0)).unwrap();
+        cpus.bring_online(1).unwrap();
+        cpus.bring_online(0).unwrap();
         assert!(cpus.lock().coming.is_empty());
     }
 }

@@ -66,7 +66,7 @@ impl Agent for Service {
                 service.shares.mount().map_err(|error| refusal(&error))?;
             }
             let streams = service.claim(request.stdio.into_option()).await?;
-            service.cpus.bring_online(plan.limits.cpu_count).map_err(|error| refusal(&error))?;
+            service.cpus.bring_online(request.vcpu_count).map_err(|error| refusal(&error))?;
             let created = service.containers.create(request.container_id, plan, rootfs, streams).await;
             Ok(CreateResponse { pid: created.map_err(|error| refusal(&error))?, ..Default::default() })
         })
@@ -164,8 +164,8 @@ impl Agent for Service {
         let service = self.clone();
         to_its_end(async move {
             let updated = service.containers.update(&request.container_id, &request.resources_json);
-            let more_cpus = updated.map_err(|error| refusal(&error))?;
-            service.cpus.bring_online(Some(more_cpus)).map_err(|error| refusal(&error))?;
+            updated.map_err(|error| refusal(&error))?;
+            service.cpus.bring_online(request.vcpu_count).map_err(|error| refusal(&error))?;
             service.cpus.online().await.map_err(|error| refusal(&error))?;
             Ok(Empty::default())
         })

@@ -34,7 +34,7 @@ pub const BLOCK_DEVICES: &str = "/run/securectr/devices";
 pub const DRAIN_LIMIT_MS: u64 = 2_000;
 
 /// Grows with every change that an older peer cannot understand.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// Bytes that open the connection, before ttrpc begins: a magic, then [`PROTOCOL_VERSION`] in little endian.
 pub const GREETING_LEN: usize = 20;

@@ -30,17 +30,13 @@ impl Containers {
         })
     }
 
-    /// Changes the limits. Returns how many CPUs it can use beyond what it ever could.
-    pub(crate) fn update(&self, id: &str, resources_json: &[u8]) -> Result<u32, ContainerError> {
+    /// Changes the limits.
+    pub(crate) fn update(&self, id: &str, resources_json: &[u8]) -> Result<(), ContainerError> {
         self.with(id, |one| {
             if one.init.has_ended() {
                 return Err(ContainerError::Ended);
             }
-            one.cgroup.limit(&plan::update(resources_json, &one.cgroup.current())?)?;
-            let cpu_count = one.cgroup.current().cpu_count();
-            let more = cpu_count.saturating_sub(one.cpu_count);
-            one.cpu_count = one.cpu_count.max(cpu_count);
-            Ok(more)
+            Ok(one.cgroup.limit(&plan::update(resources_json, &one.cgroup.current())?)?)
         })
     }
 

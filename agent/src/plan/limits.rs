@@ -9,8 +9,6 @@ pub(crate) struct Limits {
     pub files: Vec<(String, String)>,
     /// Later rules outrank earlier ones.
     pub devices: Vec<DeviceRule>,
-    /// How many CPUs the container can use at once; unset: as many as there are.
-    pub cpu_count: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -114,13 +112,12 @@ fn cpu_files(cpu: &spec::Cpu, limits: &mut Limits) -> Result<(), PlanError> {
     if let Some(shares) = cpu.shares.filter(|&shares| shares != 0 && cpu.idle.unwrap_or(0) == 0) {
         limits.write("cpu.weight", cpu_weight(shares).to_string());
     }
-    let quota = set(cpu.quota).filter(|quota| !quota.is_negative());
-    let period = cpu.period.filter(|&period| period != 0).unwrap_or(DEFAULT_PERIOD_US);
     if cpu.quota.is_some() || cpu.period.is_some() {
+        let quota = set(cpu.quota).filter(|quota| !quota.is_negative());
+        let period = cpu.period.filter(|&period| period != 0).unwrap_or(DEFAULT_PERIOD_US);
         let quota = quota.map_or_else(|| "max".to_owned(), |quota| quota.to_string());
         limits.write("cpu.max", format!("{quota} {period}"));
     }
-    limits.cpu_count = quota.and_then(|quota| cpu_count(quota, period));
     if let Some(burst) = cpu.burst {
         limits.write("cpu.max.burst", burst.to_string());
     }
@@ -130,12 +127,6 @@ fn cpu_files(cpu: &spec::Cpu, limits: &mut Limits) -> Result<(), PlanError> {
         }
     }
     Ok(())
-}
-
-/// How many CPUs a quota can use at once; `None` without one.
-pub(super) fn cpu_count(quota: i64, period: u64) -> Option<u32> {
-    let quota = u64::try_from(quota).ok()?;
-    Some(u32::try_from(quota.div_ceil(period.max(1))).unwrap_or(u32::MAX))
 }
 
 /// From shares (2 to 262144, 1024 is usual) to weight (1 to 10000, 100 is usual), on the line through both ends as runc has it.

@@ -111,16 +111,12 @@ fn memory_is_written_with_swap_apart() {
 }
 
 #[test]
-fn cpu_quotas_say_how_many_cpus_are_needed() {
-    let cpu = |value: Value| with("/linux/resources/cpu", value).unwrap().limits;
-    let limits = cpu(json!({ "quota": 150_000, "period": 100_000 }));
-    assert_eq!((limits.files, limits.cpu_count), (vec![file("cpu.max", "150000 100000")], Some(2)));
-    let limits = cpu(json!({ "quota": 50_000 }));
-    assert_eq!((limits.files, limits.cpu_count), (vec![file("cpu.max", "50000 100000")], Some(1)));
-    let limits = cpu(json!({ "quota": -1, "period": 50_000 }));
-    assert_eq!((limits.files, limits.cpu_count), (vec![file("cpu.max", "max 50000")], None));
-    assert_eq!(cpu(json!({ "quota": 0, "period": 0 })).cpu_count, None);
-    assert_eq!(cpu(json!({ "quota": i64::MAX, "period": 1 })).cpu_count, Some(u32::MAX));
+fn cpu_quotas_come_with_their_period() {
+    let cpu = |value: Value| files(json!({ "cpu": value }));
+    assert_eq!(cpu(json!({ "quota": 150_000, "period": 200_000 })), [file("cpu.max", "150000 200000")]);
+    assert_eq!(cpu(json!({ "quota": 50_000 })), [file("cpu.max", "50000 100000")]);
+    assert_eq!(cpu(json!({ "quota": -1, "period": 50_000 })), [file("cpu.max", "max 50000")]);
+    assert_eq!(cpu(json!({ "quota": 0, "period": 0 })), [file("cpu.max", "max 100000")]);
 }
 
 #[test]
@@ -284,7 +280,7 @@ fn what_ctr_writes_by_itself_is_a_container() {
     let plan = container(include_bytes!("fixtures/ctr.json"), &[]).unwrap();
     assert_eq!((plan.mounts.len(), plan.limits.devices.len()), (7, 10));
     assert!(plan.process.no_new_privileges && plan.process.seccomp.is_none());
-    assert!(plan.limits.files.is_empty() && plan.limits.cpu_count.is_none());
+    assert!(plan.limits.files.is_empty());
 }
 
 #[test]

@@ -28,11 +28,6 @@ impl Current {
             cpu_period: period.parse().unwrap_or(limits::DEFAULT_PERIOD_US),
         }
     }
-
-    /// How many CPUs can be used at once; the largest number is no limit.
-    pub(crate) fn cpu_count(&self) -> u32 {
-        limits::cpu_count(self.cpu_quota, self.cpu_period).unwrap_or(u32::MAX)
-    }
 }
 
 /// Plans an update from the spec's `linux.resources`. The devices stay those of the container's creation: engines send the whole
@@ -102,7 +97,6 @@ mod tests {
         assert_eq!(Current::read("100\n", "60\n", "50000 200000\n"), NOW);
         let unlimited = Current::read("max\n", "0\n", "max 100000\n");
         assert_eq!((unlimited.memory_limit, unlimited.cpu_quota), (-1, -1));
-        assert_eq!((NOW.cpu_count(), unlimited.cpu_count()), (1, u32::MAX));
     }
 
     #[test]

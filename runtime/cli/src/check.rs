@@ -65,6 +65,7 @@ pub(crate) fn findings(global: &Global) -> Result<Vec<Finding>> {
         default_memory_mib: MEMORY_MIB,
         most_memory_mib: MEMORY_MIB,
         default_vcpu_count: 1,
+        most_vcpu_count: 1,
         verbose_console: global.debug,
         network: None,
     };

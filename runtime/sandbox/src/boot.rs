@@ -182,7 +182,8 @@ fn equip(
         command_line: plan.command_line.clone(),
         memory_mib: plan.memory_mib,
         hotplug_mib: plan.hotplug_mib,
-        vcpu_count: plan.vcpu_count,
+        vcpu_count: plan.most_vcpu_count,
+        allowed_vcpu_count: plan.vcpu_count,
         console: table.lay(console_writer),
         disks: files
             .disks

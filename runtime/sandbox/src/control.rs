@@ -85,7 +85,9 @@ impl Sandbox {
     /// afterwards.
     pub async fn update(&self, container: &SandboxId, limits: &LinuxResources) -> Result<(), SandboxError> {
         let json = serde_json::to_vec(limits).map_err(SandboxError::Describe)?;
-        let update = self.ask("update the container", self.agent().update(container.as_str(), json));
+        let update = |vcpu_count| {
+            self.ask("update the container", self.agent().update(container.as_str(), json, vcpu_count))
+        };
         self.change_room(container, limits, update).await
     }
 

@@ -30,6 +30,7 @@ mod plan;
 mod pod;
 mod process;
 mod program;
+mod room;
 mod sandbox;
 mod shares;
 mod state;
@@ -37,6 +38,7 @@ mod stdio;
 mod sys;
 mod undo;
 mod validity;
+mod vcpus;
 mod vmm;
 
 pub use agent::AgentError;

@@ -74,11 +74,11 @@ impl Memory {
     }
 
     /// Answers with what was there before.
-    fn set(&mut self, container: &SandboxId, limit: Option<u64>) -> Option<Option<u64>> {
+    pub(crate) fn set(&mut self, container: &SandboxId, limit: Option<u64>) -> Option<Option<u64>> {
         self.limits.insert(container.clone(), limit)
     }
 
-    fn put_back(&mut self, container: &SandboxId, before: Option<Option<u64>>) {
+    pub(crate) fn put_back(&mut self, container: &SandboxId, before: Option<Option<u64>>) {
         match before {
             Some(limit) => self.set(container, limit),
             None => self.limits.remove(container),
@@ -87,62 +87,14 @@ impl Memory {
 }
 
 /// In bytes, of what says something about it. Zero says nothing, and less is no limit, as everywhere with OCI.
-fn limit_of(resources: Option<&LinuxResources>) -> Option<Option<u64>> {
+pub(crate) fn limit_of(resources: Option<&LinuxResources>) -> Option<Option<u64>> {
     let limit = resources?.memory().as_ref()?.limit().filter(|&limit| limit != 0)?;
     Some(u64::try_from(limit).ok())
 }
 
 impl Sandbox {
-    /// Makes room for a container, and then the container.
-    pub(crate) async fn in_room<T>(
-        &self,
-        container: &SandboxId,
-        resources: Option<&LinuxResources>,
-        make: impl Future<Output = Result<T, SandboxError>>,
-    ) -> Result<T, SandboxError> {
-        let mut memory = self.memory.lock().await;
-        memory.set(container, limit_of(resources).flatten());
-        let grown = self.grow(&mut memory).await;
-        drop(memory);
-        let made = match grown {
-            Ok(()) => make.await,
-            Err(refused) => Err(refused),
-        };
-        if made.is_err() {
-            self.take_room(container).await;
-        }
-        made
-    }
-
-    /// Takes back what was there for a container that is gone.
-    pub(crate) async fn take_room(&self, container: &SandboxId) {
-        let mut memory = self.memory.lock().await;
-        memory.put_back(container, None);
-        self.shrink(&mut memory);
-    }
-
-    /// Lets a container's limits change, in between growing for them and shrinking.
-    pub(crate) async fn change_room(
-        &self,
-        container: &SandboxId,
-        resources: &LinuxResources,
-        change: impl Future<Output = Result<(), SandboxError>>,
-    ) -> Result<(), SandboxError> {
-        let Some(limit) = limit_of(Some(resources)) else { return change.await };
-        let mut memory = self.memory.lock().await;
-        let before = memory.set(container, limit);
-        let changed = match self.grow(&mut memory).await {
-            Ok(()) => change.await,
-            refused => refused,
-        };
-        if changed.is_err() {
-            memory.put_back(container, before);
-        }
-        self.shrink(&mut memory);
-        changed
-    }
-
-    async fn grow(&self, memory: &mut Memory) -> Result<(), SandboxError> {
+    /// Returns when what the limits ask for is there.
+    pub(crate) async fn grow(&self, memory: &mut Memory) -> Result<(), SandboxError> {
         let wanted_mib = memory.wanted_mib()?;
         if wanted_mib <= memory.requested_mib {
             return Ok(());
@@ -159,7 +111,7 @@ impl Sandbox {
     }
 
     /// Nobody waits for it: a guest gives back what it can spare, when it can.
-    fn shrink(&self, memory: &mut Memory) {
+    pub(crate) fn shrink(&self, memory: &mut Memory) {
         let wanted_mib = memory.wanted_mib().unwrap_or(memory.requested_mib);
         if wanted_mib < memory.requested_mib {
             // A VMM that cannot be asked is at its end.

@@ -27,6 +27,9 @@ const MOST_VCPUS: u64 = 64;
 /// More vCPUs than this are given only when asked for.
 const DEFAULT_MOST_VCPUS: usize = 8;
 
+/// The kernel's, of quotas, in microseconds.
+pub(crate) const DEFAULT_PERIOD_US: u64 = 100_000;
+
 /// What the host decides where the bundle says nothing.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -36,6 +39,8 @@ pub struct Settings {
     pub most_memory_mib: u32,
     /// vCPUs of a guest whose container has no quota.
     pub default_vcpu_count: u8,
+    /// What a guest's vCPUs may become while it runs, if it is not started with more.
+    pub most_vcpu_count: u8,
     /// Let the guest's kernel speak on its console.
     pub verbose_console: bool,
     /// A network namespace whose interfaces become the guest's; without, it has its loopback.
@@ -46,10 +51,13 @@ impl Settings {
     /// For the CPUs of this host.
     pub fn with_memory_mib(default_memory_mib: u32) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let default_vcpu_count = cpus.min(DEFAULT_MOST_VCPUS) as u8;
         Self {
             default_memory_mib,
             most_memory_mib: most_memory_mib(),
-            default_vcpu_count: cpus.min(DEFAULT_MOST_VCPUS) as u8,
+            default_vcpu_count,
+            // Each costs a start some time. A limit can be raised on a host with one CPU, too, where it is a promise.
+            most_vcpu_count: default_vcpu_count.max(2),
             verbose_console: false,
             network: None,
         }
@@ -107,7 +115,12 @@ pub struct MachinePlan {
     pub hotplug_mib: u32,
     /// What it has at least as long as one of its containers has no limit.
     pub unlimited_mib: u32,
+    /// What it boots with.
     pub vcpu_count: u8,
+    /// What it has when one of its containers has no quota.
+    pub unlimited_vcpu_count: u8,
+    /// What it may have while it runs.
+    pub most_vcpu_count: u8,
     pub command_line: String,
     pub network: Option<PathBuf>,
     /// It has a file server.
@@ -162,6 +175,8 @@ impl MachinePlan {
             hotplug_mib: hotplug_mib(memory_mib, settings),
             unlimited_mib: memory_mib,
             vcpu_count: settings.default_vcpu_count,
+            unlimited_vcpu_count: settings.default_vcpu_count,
+            most_vcpu_count: settings.default_vcpu_count,
             command_line: command_line(settings),
             network: settings.network.clone(),
             has_shares: false,
@@ -177,11 +192,14 @@ impl MachinePlan {
     ) -> Result<Self, PlanError> {
         let memory = resources.and_then(|all| all.memory().as_ref()).and_then(|memory| memory.limit());
         let memory_mib = memory_mib(memory, settings)?;
+        let vcpu_count = vcpu_count(resources.and_then(|all| all.cpu().as_ref()), settings)?;
         Ok(Self {
             memory_mib,
             hotplug_mib: hotplug_mib(memory_mib, settings),
             unlimited_mib: settings.default_memory_mib,
-            vcpu_count: vcpu_count(resources.and_then(|all| all.cpu().as_ref()), settings)?,
+            vcpu_count,
+            unlimited_vcpu_count: settings.default_vcpu_count,
+            most_vcpu_count: vcpu_count.max(settings.most_vcpu_count),
             command_line: command_line(settings),
             network: settings.network.clone(),
             has_shares,
@@ -261,7 +279,7 @@ fn vcpu_count(cpu: Option<&LinuxCpu>, settings: &Settings) -> Result<u8, PlanErr
     let Some(quota) = cpu.and_then(LinuxCpu::quota).filter(|&quota| quota > 0) else {
         return Ok(settings.default_vcpu_count.clamp(1, MOST_VCPUS as u8));
     };
-    let period = cpu.and_then(LinuxCpu::period).unwrap_or(100_000);
+    let period = cpu.and_then(LinuxCpu::period).unwrap_or(DEFAULT_PERIOD_US);
     let asked = u64::try_from(quota)
         .ok()
         .filter(|_| period > 0)
@@ -293,6 +311,7 @@ mod tests {
         default_memory_mib: 512,
         most_memory_mib: 1000,
         default_vcpu_count: 2,
+        most_vcpu_count: 2,
         verbose_console: false,
         network: None,
     };
@@ -362,6 +381,14 @@ mod tests {
     fn a_quota_is_rounded_up_to_whole_vcpus() {
         assert_eq!(planned(cpu(50_000, 100_000)).unwrap().vcpu_count, 1);
         assert_eq!(planned(cpu(150_000, 100_000)).unwrap().vcpu_count, 2);
+    }
+
+    #[test]
+    fn a_small_machine_may_become_as_large_as_others() {
+        let counts = |quota| {
+            planned(cpu(quota, 100_000)).map(|machine| (machine.vcpu_count, machine.most_vcpu_count)).unwrap()
+        };
+        assert_eq!((counts(100_000), counts(300_000)), ((1, 2), (3, 3)));
     }
 
     #[test]

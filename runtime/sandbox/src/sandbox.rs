@@ -16,7 +16,7 @@ use crate::{
     agent::Agent,
     boot::{self, Booted},
     devices::{DeviceError, Places},
-    memory::Memory,
+    room::Room,
     shares::{self, ShareError},
     stdio,
 };
@@ -44,6 +44,8 @@ pub enum SandboxError {
     Device(#[from] DeviceError),
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    #[error("let more vCPUs run")]
+    AllowVcpus(#[source] io::Error),
     #[error("describe the container")]
     Describe(#[source] serde_json::Error),
 }
@@ -94,7 +96,7 @@ impl LaunchFailure {
 /// A machine with a ready agent.
 pub struct Sandbox {
     pub(crate) booted: Booted,
-    pub(crate) memory: Mutex<Memory>,
+    pub(crate) room: Mutex<Room>,
     devices: Places,
     writable_device: &'static str,
 }
@@ -114,7 +116,7 @@ impl Sandbox {
         // Behind the two at most that the sandbox itself has.
         let devices = Places::new(disks.len() as u8, machine.device_places);
         let booted = boot::boot(id, machine, host, disks).await?;
-        let sandbox = Self { booted, memory: Mutex::new(Memory::of(machine)), devices, writable_device };
+        let sandbox = Self { booted, room: Mutex::new(Room::of(machine)), devices, writable_device };
         sandbox.refresh_network().await.map_err(|error| BootError::GuestNetwork(Box::new(error)))?;
         Ok(sandbox)
     }
@@ -143,16 +145,20 @@ impl Sandbox {
     ) -> Result<Streams, SandboxError> {
         let linux = container.spec.linux().as_ref();
         let limits = linux.and_then(|linux| linux.resources().as_ref());
-        self.in_room(&container.id, limits, self.create_in_room(container, wanted)).await
+        let request = |vcpu_count| CreateRequest { vcpu_count: u32::from(vcpu_count), ..Default::default() };
+        let create = |vcpu_count| self.create_in_room(container, request(vcpu_count), wanted);
+        self.in_room(&container.id, limits, create).await
     }
 
     async fn create_in_room(
         &self,
         container: &ContainerPlan,
+        request: CreateRequest,
         wanted: StreamsWanted,
     ) -> Result<Streams, SandboxError> {
-        let devices = self.devices.lend(container, &self.booted.vmm).await?;
-        let created = self.create_on_devices(container, devices, wanted).await;
+        let block_devices = self.devices.lend(container, &self.booted.vmm).await?;
+        let request = CreateRequest { block_devices, ..request };
+        let created = self.create_on_devices(container, request, wanted).await;
         if created.is_err() {
             self.take_back_devices(container).await;
         }
@@ -162,11 +168,11 @@ impl Sandbox {
     async fn create_on_devices(
         &self,
         container: &ContainerPlan,
-        devices: Vec<agent::BlockDevice>,
+        request: CreateRequest,
         wanted: StreamsWanted,
     ) -> Result<Streams, SandboxError> {
         shares::add_all(self.booted.files.as_ref(), &container.shares).await?;
-        let created = self.create_on_shares(container, devices, wanted).await;
+        let created = self.create_on_shares(container, request, wanted).await;
         if created.is_err() {
             shares::remove_all(self.booted.files.as_ref(), &container.shares).await;
         }
@@ -181,7 +187,7 @@ impl Sandbox {
     async fn create_on_shares(
         &self,
         container: &ContainerPlan,
-        block_devices: Vec<agent::BlockDevice>,
+        request: CreateRequest,
         wanted: StreamsWanted,
     ) -> Result<Streams, SandboxError> {
         let (streams, names) = self.connect(CREATE, wanted).await?;
@@ -200,8 +206,7 @@ impl Sandbox {
             rootfs: Some(rootfs).into(),
             stdio: Some(names).into(),
             files: container.files.iter().map(file).collect(),
-            block_devices,
-            ..Default::default()
+            ..request
         };
         self.ask(CREATE, self.booted.agent.create(&request)).await?;
         Ok(streams)

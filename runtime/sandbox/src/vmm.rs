@@ -194,6 +194,11 @@ impl Vmm {
         self.ask(Request::ResizeMemory(mib), None)
     }
 
+    /// Lets so many vCPUs run. Nothing need wait for it: a guest that tells one of them to begin waits itself.
+    pub(crate) fn allow_vcpus(&self, count: u8) -> io::Result<()> {
+        self.ask(Request::AllowVcpus(count), None)
+    }
+
     /// Answers when the guest has as much as it was asked to have; never, when the VMM ends before.
     pub(crate) async fn has_memory(&self, mib: u32) {
         let mut memory = self.memory.clone();
@@ -309,6 +314,7 @@ async fn last_event(control: UnixStream, said: &Said) -> Option<Event> {
                 | Event::Paused
                 | Event::Resumed
                 | Event::NetAttached
+                | Event::VcpusAllowed(_)
                 | Event::DiskAttached(_)),
             ) => last = Some(event),
             Err(_) => return last,

@@ -29,6 +29,9 @@ pub enum Request {
     ///
     /// [`VmSpec::hotplug_mib`]: crate::spec::VmSpec::hotplug_mib
     ResizeMemory(u32),
+    /// Lets so many vCPUs run, from the first on; those that may do so already go on whatever the number. Answered by
+    /// [`Event::VcpusAllowed`].
+    AllowVcpus(u8),
 }
 
 /// What a VMM tells its parent.
@@ -42,6 +45,8 @@ pub enum Event {
     NetAttached,
     DiskAttached(u8),
     DiskDetached(u8),
+    /// How many may run now.
+    VcpusAllowed(u8),
     /// What the guest has beside the memory that it was booted with, and what was asked for last.
     Memory {
         plugged_mib: u32,

@@ -74,6 +74,7 @@ mod tests {
             memory_mib: 64,
             hotplug_mib: 0,
             vcpu_count: 1,
+            allowed_vcpu_count: 1,
             console: Fd(7),
             disks: vec![DiskSpec { file: Some(Fd(disk)), read_only: true }],
             nets: Vec::new(),

@@ -146,6 +146,7 @@ impl EventLoop {
                     self.with_disk(index, Mmio::detach)?;
                     Event::DiskDetached(index)
                 }
+                Request::AllowVcpus(count) => Event::VcpusAllowed(self.machine.vcpus.allow(count)?),
                 Request::ResizeMemory(mib) => {
                     // The device answers.
                     self.resize_memory(mib)?;

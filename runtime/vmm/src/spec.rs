@@ -26,6 +26,9 @@ pub struct VmSpec {
     pub hotplug_mib: u32,
     /// All that the guest may ever bring online.
     pub vcpu_count: u8,
+    /// How many of them, from the first on, run before [`AllowVcpus`](crate::control::Request::AllowVcpus) says more. The guest
+    /// finds the others, and whoever brings one online waits for it.
+    pub allowed_vcpu_count: u8,
     /// Where the serial port's output goes; written without waiting, what does not fit is dropped.
     pub console: Fd,
     pub disks: Vec<DiskSpec>,

@@ -8,6 +8,7 @@ mod sys;
 
 use std::{
     io,
+    ops::Range,
     sync::{
         Arc, OnceLock,
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
@@ -88,9 +89,12 @@ impl Ending {
     }
 }
 
-/// All vCPUs of a machine; they begin paused, and end with the process.
+/// All vCPUs of a machine; they begin paused, and end with the process. Those that are not allowed stay so, whatever the guest
+/// tells them: what it uses of the host's CPUs is bounded by how many run.
 pub(crate) struct Vcpus {
     threads: Vec<Thread>,
+    allowed: usize,
+    are_running: bool,
     answers: Receiver<Answer>,
 }
 
@@ -103,11 +107,17 @@ struct Thread {
 
 impl Vcpus {
     /// Starts the threads, each confined by its own filter when this returns.
-    pub(crate) fn start(fds: Vec<VcpuFd>, bus: &Arc<Bus>, ending: &Arc<Ending>) -> Result<Self, VcpuError> {
+    pub(crate) fn start(
+        fds: Vec<VcpuFd>,
+        allowed: u8,
+        bus: &Arc<Bus>,
+        ending: &Arc<Ending>,
+    ) -> Result<Self, VcpuError> {
         register_signal_handler(SIGRTMIN(), sys::on_signal).map_err(VcpuError::Signal)?;
         let filter = Arc::new(seccomp::vcpu_filter().map_err(VcpuError::Seccomp)?);
         let (answer, answers) = mpsc::channel();
-        let mut vcpus = Self { threads: Vec::with_capacity(fds.len()), answers };
+        let threads = Vec::with_capacity(fds.len());
+        let mut vcpus = Self { threads, allowed: allowed.into(), are_running: false, answers };
         for (index, fd) in fds.into_iter().enumerate() {
             let page =
                 KvmRunWrapper::mmap_from_fd(&fd, RUN_LEN).map_err(|error| VcpuError::Map(index, error))?;
@@ -127,32 +137,48 @@ impl Vcpus {
             let handle = builder.spawn(body).map_err(|error| VcpuError::Thread(index, error))?;
             vcpus.threads.push(Thread { commands, page, handle });
         }
-        vcpus.gather()?;
+        vcpus.gather(vcpus.threads.len())?;
         Ok(vcpus)
     }
 
     pub(crate) fn run(&mut self) -> Result<(), VcpuError> {
-        self.tell(Command::Run)
+        self.are_running = true;
+        self.tell(0..self.allowed, Command::Run)
     }
 
     /// Returns when no vCPU executes the guest any more.
     pub(crate) fn pause(&mut self) -> Result<(), VcpuError> {
-        self.tell(Command::Pause)
+        self.are_running = false;
+        self.tell(0..self.allowed, Command::Pause)
     }
 
-    fn tell(&mut self, command: Command) -> Result<(), VcpuError> {
-        for thread in &mut self.threads {
+    /// Lets so many run, and never fewer than before: a guest that waits for a vCPU which has stopped would hang. Returns how many
+    /// it is now.
+    pub(crate) fn allow(&mut self, count: u8) -> Result<u8, VcpuError> {
+        let before = self.allowed;
+        self.allowed = before.max(usize::from(count).min(self.threads.len()));
+        if self.are_running {
+            self.tell(before..self.allowed, Command::Run)?;
+        }
+        // No machine has more than a u8 can count.
+        Ok(self.allowed as u8)
+    }
+
+    fn tell(&mut self, range: Range<usize>, command: Command) -> Result<(), VcpuError> {
+        let mut count = 0;
+        for thread in self.threads.get_mut(range).into_iter().flatten() {
             // A thread ends only with the process.
             let _ = thread.commands.send(command);
             thread.page.as_mut_ref().immediate_exit = 1;
             thread.handle.kill(SIGRTMIN()).map_err(VcpuError::Signal)?;
+            count += 1;
         }
-        self.gather()
+        self.gather(count)
     }
 
-    /// Waits for one answer of each.
-    fn gather(&self) -> Result<(), VcpuError> {
-        for _ in &self.threads {
+    /// Waits for one answer of each of so many.
+    fn gather(&self, count: usize) -> Result<(), VcpuError> {
+        for _ in 0..count {
             match self.answers.recv_timeout(PATIENCE).map_err(VcpuError::Silent)? {
                 Answer::Done => {}
                 Answer::Failed(error) => return Err(VcpuError::Seccomp(error)),

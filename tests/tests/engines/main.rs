@@ -1,6 +1,7 @@
 //! Promises about securectr under container engines. Each holds with runc first.
 
 mod block;
+mod cpus;
 mod cri;
 mod ctr;
 mod docker;

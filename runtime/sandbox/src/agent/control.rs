@@ -28,10 +28,16 @@ impl Agent {
         bounded(self.0.resume(limit(), &request(container_id))).await.map(drop)
     }
 
-    /// `resources_json` is the runtime spec's `linux.resources`; what is not in it stays.
-    pub(crate) async fn update(&self, container_id: &str, resources_json: Vec<u8>) -> Result<(), AgentError> {
+    /// `resources_json` is the runtime spec's `linux.resources`; what is not in it stays. So many vCPUs are online afterwards.
+    pub(crate) async fn update(
+        &self,
+        container_id: &str,
+        resources_json: Vec<u8>,
+        vcpu_count: u8,
+    ) -> Result<(), AgentError> {
         let container_id = container_id.to_owned();
-        let request = UpdateRequest { container_id, resources_json, ..Default::default() };
+        let vcpu_count = vcpu_count.into();
+        let request = UpdateRequest { container_id, resources_json, vcpu_count, ..Default::default() };
         bounded(self.0.update(limit(), &request)).await.map(drop)
     }
 

@@ -41,6 +41,8 @@ pub(crate) enum MachineError {
     HotplugSize(u32),
     #[error("{0} vCPUs are out of bounds: 1 to {most} are possible", most = arch::MAX_VCPUS)]
     VcpuCount(u8),
+    #[error("{0} of {1} vCPUs cannot be let run")]
+    AllowedVcpus(u8, u8),
     #[error("{0} devices are too many: {most} are possible", most = arch::MAX_DEVICES)]
     DeviceCount(usize),
     #[error("take a descriptor")]
@@ -116,7 +118,7 @@ impl Machine {
         let windows = devices.iter().map(|device| Arc::clone(device) as Arc<Mutex<dyn Window>>).collect();
         let bus = Arc::new(Bus::new(legacy, windows));
         let ending = Arc::new(Ending::new().map_err(|error| MachineError::Io("make an event", error))?);
-        let vcpus = Vcpus::start(fds, &bus, &ending)?;
+        let vcpus = Vcpus::start(fds, spec.allowed_vcpu_count, &bus, &ending)?;
         let disk_count = spec.disks.len();
         let nets = disk_count..disk_count + spec.nets.len();
         // The last of the table.
@@ -147,6 +149,9 @@ fn check_bounds(spec: &VmSpec) -> Result<(), MachineError> {
     }
     if !(1..=arch::MAX_VCPUS).contains(&spec.vcpu_count) {
         return Err(MachineError::VcpuCount(spec.vcpu_count));
+    }
+    if !(1..=spec.vcpu_count).contains(&spec.allowed_vcpu_count) {
+        return Err(MachineError::AllowedVcpus(spec.allowed_vcpu_count, spec.vcpu_count));
     }
     if device_count > arch::MAX_DEVICES {
         return Err(MachineError::DeviceCount(device_count));

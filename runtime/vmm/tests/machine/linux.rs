@@ -86,6 +86,24 @@ fn brings_its_other_vcpus_online() {
 
 #[test]
 #[ignore = "needs KVM"]
+fn a_vcpu_runs_when_it_is_allowed_to() {
+    let script = "/busybox mount -t sysfs sys /sys\nonline() { echo 1 >/sys/devices/system/cpu/cpu$1/online && echo cpu$1 runs; }\n\
+        online 1 &\n/busybox sleep 2\necho early on $(/busybox nproc)\nwait\nonline 2\necho late on $(/busybox nproc)";
+    let mut vm = Setup { vcpu_count: 3, allowed_vcpu_count: Some(1), ..setup(script) }.start();
+    assert_eq!(vm.event(), Event::Running);
+    vm.console.wait_for("early on 1");
+    assert_eq!(vm.ask(Request::Pause), Event::Paused);
+    assert_eq!(vm.ask(Request::AllowVcpus(2)), Event::VcpusAllowed(2));
+    assert_eq!(vm.ask(Request::Resume), Event::Resumed);
+    vm.console.wait_for("cpu1 runs");
+    assert_eq!(vm.ask(Request::AllowVcpus(1)), Event::VcpusAllowed(2));
+    assert_eq!(vm.ask(Request::AllowVcpus(9)), Event::VcpusAllowed(3));
+    vm.console.wait_for("late on 3");
+    assert_eq!(vm.event(), Event::Ended(End::Reset), "{}", vm.console.text());
+}
+
+#[test]
+#[ignore = "needs KVM"]
 fn has_memory_on_both_sides_of_the_hole() {
     // Lazily backed: the host needs not have it.
     let console = run("/busybox mount -t proc proc /proc\n/busybox grep MemTotal /proc/meminfo", 1, 4096);

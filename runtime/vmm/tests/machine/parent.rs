@@ -34,6 +34,8 @@ pub(crate) struct Setup {
     pub memory_mib: u32,
     pub hotplug_mib: u32,
     pub vcpu_count: u8,
+    /// Without a number all run.
+    pub allowed_vcpu_count: Option<u8>,
     pub disks: Vec<File>,
     /// Behind those.
     pub empty_disks: usize,
@@ -50,6 +52,7 @@ impl Setup {
             memory_mib: 64,
             hotplug_mib: 0,
             vcpu_count: 1,
+            allowed_vcpu_count: None,
             disks: Vec::new(),
             empty_disks: 0,
             namespaces: true,
@@ -73,6 +76,7 @@ impl Setup {
             memory_mib: self.memory_mib,
             hotplug_mib: self.hotplug_mib,
             vcpu_count: self.vcpu_count,
+            allowed_vcpu_count: self.allowed_vcpu_count.unwrap_or(self.vcpu_count),
             console: table.lay(&vmm_console),
             disks: self
                 .disks

@@ -32,6 +32,10 @@ fn sizes_out_of_bounds() {
     assert_refused(Setup { memory_mib: 0, ..setup() }, "0 MiB of memory are out of bounds: 16 to");
     assert_refused(Setup { vcpu_count: 0, ..setup() }, "0 vCPUs are out of bounds: 1 to 64");
     assert_refused(Setup { vcpu_count: 65, ..setup() }, "65 vCPUs are out of bounds");
+    assert_refused(
+        Setup { vcpu_count: 2, allowed_vcpu_count: Some(3), ..setup() },
+        "3 of 2 vCPUs cannot be let run",
+    );
     let disks = (0..18).map(|_| guest::temporary(&[0; 512])).collect();
     assert_refused(Setup { disks, ..setup() }, "20 devices are too many: 19");
 }
