@@ -21,6 +21,7 @@ impl Bar {
     pub(crate) fn show(&self, progress: Progress) {
         let (what, done, total) = match progress {
             Progress::Waiting => ("waiting for another securectr", 0, 0),
+            Progress::Copying { done, total } => ("copying", done, total),
             Progress::Reading { done, total } => ("reading", done, total),
             Progress::Writing { done, total } => ("writing", done, total),
         };

@@ -11,6 +11,8 @@ pub struct ImageConfig {
     /// By Go's names: `linux`, `amd64`. Empty for a directory that was packed.
     pub os: String,
     pub architecture: String,
+    #[serde(default)]
+    pub variant: Option<String>,
     /// `KEY=VALUE`.
     pub env: Vec<String>,
     pub entrypoint: Vec<String>,
@@ -36,6 +38,7 @@ impl ImageConfig {
         let this = Self {
             os: image.os().to_string(),
             architecture: image.architecture().to_string(),
+            variant: image.variant().clone().filter(|variant| !variant.is_empty()),
             env: list(config.env()),
             entrypoint: list(config.entrypoint()),
             cmd: list(config.cmd()),

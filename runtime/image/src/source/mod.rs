@@ -6,11 +6,14 @@ mod docker;
 mod layout;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use oci_spec::image::Descriptor;
 
 use crate::config::ImageConfig;
 use crate::digest::{Digest, ParseDigestError};
 use crate::limits::{Exceeded, Limits};
+use crate::platform::Platform;
 use crate::reference::{Reference, Transport};
 use crate::section::{Section, Source};
 use crate::tar;
@@ -76,26 +79,71 @@ pub(crate) struct Layer {
     pub(crate) diff_id: Digest,
 }
 
+/// An image's manifest as it was found; a docker-archive has none.
+#[derive(Clone, Debug)]
+pub(crate) struct Manifest {
+    pub(crate) digest: Digest,
+    pub(crate) media_type: String,
+    pub(crate) json: Vec<u8>,
+    /// The index that led to it.
+    pub(crate) index: Option<Digest>,
+}
+
 /// One image, found but not read.
 #[derive(Debug)]
 pub(crate) struct Found {
     /// The configuration's digest. It lists the layers' digests, so equal ids mean equal images.
     pub(crate) id: Digest,
     pub(crate) config: ImageConfig,
+    /// What has that digest.
+    pub(crate) config_json: Vec<u8>,
+    pub(crate) manifest: Option<Manifest>,
     pub(crate) layers: Vec<Layer>,
 }
 
-/// Finds the image that `reference` names, for this machine's platform.
-pub(crate) fn find(reference: &Reference, limits: &Limits) -> Result<Found, Error> {
-    let path = reference.path();
-    let open = || Source::open(path).map_err(|source| Error::Open { path: path.to_owned(), source });
+/// Finds the image that `reference` names.
+pub(crate) fn find(reference: &Reference, platform: &Platform, limits: &Limits) -> Result<Found, Error> {
+    let blobs = blobs(reference, limits)?;
     match reference.transport() {
-        Transport::OciLayout => layout::find(&Blobs::in_directory(path), reference.tag(), limits),
-        Transport::OciArchive => layout::find(&Blobs::in_archive(open()?, limits)?, reference.tag(), limits),
-        Transport::DockerArchive => {
-            docker::find(&Blobs::in_archive(open()?, limits)?, reference.tag(), limits)
+        Transport::OciLayout | Transport::OciArchive => {
+            layout::find(&blobs, reference.tag(), platform, limits)
         }
+        Transport::DockerArchive => docker::find(&blobs, reference.tag(), platform, limits),
     }
+}
+
+/// Finds all images that `reference` may mean, each with its names.
+pub(crate) fn find_all(
+    reference: &Reference,
+    platform: &Platform,
+    limits: &Limits,
+) -> Result<Vec<(Vec<String>, Found)>, Error> {
+    let blobs = blobs(reference, limits)?;
+    match reference.transport() {
+        Transport::OciLayout | Transport::OciArchive => {
+            layout::find_all(&blobs, reference.tag(), platform, limits)
+        }
+        Transport::DockerArchive => docker::find_all(&blobs, reference.tag(), platform, limits),
+    }
+}
+
+/// Finds the image that a descriptor in a layout's directory leads to.
+pub(crate) fn find_described(
+    directory: &Path,
+    descriptor: &Descriptor,
+    platform: &Platform,
+    limits: &Limits,
+) -> Result<Found, Error> {
+    layout::resolve(&Blobs::in_directory(directory), descriptor, platform, limits)
+}
+
+fn blobs(reference: &Reference, limits: &Limits) -> Result<Blobs, Error> {
+    let path = reference.path();
+    if reference.transport() == Transport::OciLayout {
+        return Ok(Blobs::in_directory(path));
+    }
+    let archive = Source::open(path).map_err(|source| Error::Open { path: path.to_owned(), source })?;
+    Blobs::in_archive(archive, limits)
 }
 
 /// The file whose state decides what a reference means: an archive itself, or a layout's index.
@@ -114,16 +162,16 @@ fn is_called(name: &str, wanted: &str) -> bool {
 /// Joins what was found (sections and digests of layers) with the configuration's own list.
 fn assemble(
     id: Digest,
-    config: &[u8],
+    config_json: Vec<u8>,
     layers: Vec<(Section, Option<Digest>)>,
+    platform: &Platform,
     limits: &Limits,
 ) -> Result<Found, Error> {
-    let (config, diff_ids) = ImageConfig::parse(config)
+    let (config, diff_ids) = ImageConfig::parse(&config_json)
         .map_err(|source| Error::Json { name: format!("configuration {id}"), source })?;
-    let wanted = platform();
-    if (config.os.as_str(), config.architecture.as_str()) != ("linux", architecture()) {
+    if !platform.takes(&config.os, &config.architecture, config.variant.as_deref()) {
         let present = format!("{}/{}", config.os, config.architecture);
-        return Err(Error::Platform { wanted, present });
+        return Err(Error::Platform { wanted: platform.to_string(), present });
     }
     if layers.len() > limits.layers {
         return Err(Exceeded { of: "layers", limit: limits.layers as u64 }.into());
@@ -135,18 +183,5 @@ fn assemble(
         .into_iter()
         .zip(diff_ids)
         .map(|((section, digest), diff_id)| Ok(Layer { section, digest, diff_id: diff_id.parse()? }));
-    Ok(Found { id, config, layers: layers.collect::<Result<_, Error>>()? })
-}
-
-/// This machine's architecture by its name in images (Go's GOARCH).
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
-fn platform() -> String {
-    format!("linux/{}", architecture())
+    Ok(Found { id, config, config_json, manifest: None, layers: layers.collect::<Result<_, Error>>()? })
 }

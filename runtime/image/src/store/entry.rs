@@ -9,6 +9,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::Image;
+use super::lock::try_lock;
 use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::erofs;
@@ -148,19 +149,31 @@ pub(super) fn sweep(images: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes the folders of images that nobody is making just now. Who has one open keeps what it has. Returns how many bytes of the
+/// disk that was.
+pub(super) fn remove(images: &Path, is_going: impl Fn(&Digest) -> bool) -> io::Result<u64> {
+    let mut freed_bytes = 0;
+    for folder in fs::read_dir(images)? {
+        let folder = folder?;
+        let digest = folder.file_name().to_str().and_then(|name| format!("sha256:{name}").parse().ok());
+        if !digest.is_some_and(|digest| is_going(&digest)) {
+            continue;
+        }
+        let Ok(lock) = File::open(folder.path()) else { continue };
+        if try_lock(&lock)? && is_same_directory(&lock, &folder.path())? {
+            freed_bytes += fs::metadata(folder.path().join(ROOTFS)).map_or(0, |file| file.blocks() * 512);
+            remove_files(&folder.path())?;
+            fs::remove_dir(folder.path())?;
+        }
+    }
+    Ok(freed_bytes)
+}
+
 fn remove_files(directory: &Path) -> io::Result<()> {
     for file in fs::read_dir(directory)? {
         fs::remove_file(file?.path())?;
     }
     Ok(())
-}
-
-fn try_lock(directory: &File) -> io::Result<bool> {
-    match rustix::fs::flock(directory, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(true),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Whether the folder that was locked is still the one at `path`: another process may have removed it in between.

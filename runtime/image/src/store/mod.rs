@@ -10,8 +10,13 @@
 //! One lock per image: flock(2) on its folder, held while it is made. Whoever holds it owns every file in there, so that what a
 //! killed process left is simply removed. No other lock is taken while it is held.
 
+mod add;
+mod content;
 mod entry;
+mod library;
+mod lock;
 mod record;
+mod save;
 
 use std::fs::File;
 use std::io;
@@ -23,11 +28,16 @@ use crate::digest::Digest;
 use crate::import::import;
 use crate::limits::Limits;
 use crate::pack::{self, pack};
+use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::source::{self, Found};
 use crate::user::{Accounts, ResolveUserError, User};
 use entry::Entry;
 use record::Record;
+
+pub use library::{Listed, Removed};
+pub use lock::Lock;
+pub use save::Description;
 
 /// The format of what is kept, and of the images: another number is another store.
 const VERSION: &str = "v1";
@@ -48,6 +58,13 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Of a name or id that was given.
+    #[error("there is no image {0} here")]
+    NotThere(String),
+    #[error("several images have an id that begins with {0}")]
+    Ambiguous(String),
+    #[error("cannot save the images")]
+    Save(#[source] io::Error),
     /// The store: no permission, disk full.
     #[error("cannot use the image store {path}")]
     Store {
@@ -62,6 +79,8 @@ pub enum Error {
 pub enum Progress {
     /// Another process makes the same image; it will be used.
     Waiting,
+    /// Blobs are copied into the store.
+    Copying { done: u64, total: u64 },
     /// Layers are read, as stored.
     Reading { done: u64, total: u64 },
     /// Files' data is written.
@@ -129,7 +148,8 @@ impl Store {
         // Noted before the archive is read, so that a change while it is read is a change from it.
         let state = record.state_now();
         let failed = |source| Error::Image { reference: reference.to_string(), source };
-        let found = source::find(reference, &self.limits).map_err(|error| failed(error.into()))?;
+        let found = source::find(reference, &Platform::of_this_machine(), &self.limits)
+            .map_err(|error| failed(error.into()))?;
         let entry = self.entry(&found.id);
         let image = match entry.open() {
             Some(image) => image,

@@ -5,6 +5,8 @@ mod formats;
 #[cfg(test)]
 mod kernel;
 #[cfg(test)]
+mod library;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod support;

@@ -1,0 +1,153 @@
+//! Images come into the store: from archives and layouts, and from where a pull has laid them.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use oci_spec::OciSpecError;
+use oci_spec::image::{DescriptorBuilder, ImageManifestBuilder, MediaType};
+
+use super::content::{self, Content};
+use super::library::Listed;
+use super::lock::Lock;
+use super::{Error, Image, Progress, Store};
+use crate::digest::Digest;
+use crate::name::Name;
+use crate::platform::Platform;
+use crate::reference::Reference;
+use crate::source::{self, Found, Manifest};
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Content(#[from] content::Error),
+    #[error("describe the image")]
+    Describe(#[from] OciSpecError),
+}
+
+impl Store {
+    /// Adds all images that `reference` may mean, for a platform. They keep their names, unless one is given.
+    ///
+    /// # Errors
+    /// [`Error::Image`] and [`Error::Store`]
+    pub fn add(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        name: Option<&Name>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Listed>, Error> {
+        let failed = |source| Error::Image { reference: reference.to_string(), source };
+        let _shared = Lock::shared(&self.content_lock()).map_err(|source| self.error(source))?;
+        let found =
+            source::find_all(reference, platform, &self.limits).map_err(|error| failed(error.into()))?;
+        let sizes = found.iter().flat_map(|(_, found)| &found.layers).map(|layer| layer.section.bytes);
+        let (mut done, total) = (0, sizes.sum());
+        let mut copied = |bytes: u64| {
+            done += bytes;
+            progress(Progress::Copying { done, total });
+        };
+        let added = whole_seconds(SystemTime::now());
+        let mut all = Vec::new();
+        for (names, found) in found {
+            let manifest = self.keep(&found, &mut copied).map_err(|failure| match failure {
+                Failure::Content(content::Error::Write(source)) => self.error(source),
+                other => failed(other.into()),
+            })?;
+            let names = match name {
+                Some(name) => vec![Some(name.clone())],
+                None => names_of(&names),
+            };
+            for name in names {
+                let listed = Listed {
+                    name,
+                    id: found.id.clone(),
+                    manifest: manifest.digest.clone(),
+                    index: manifest.index.clone(),
+                    bytes: stored_bytes(&found),
+                    added,
+                };
+                self.enter(&listed, &manifest.media_type, manifest.json.len() as u64)?;
+                all.push(listed);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The root file system of an image in the store, made now if need be.
+    ///
+    /// # Errors
+    /// [`Error::Image`] and [`Error::Store`]
+    pub fn open_image(&self, image: &Listed, progress: &mut dyn FnMut(Progress)) -> Result<Image, Error> {
+        let entry = self.entry(&image.id);
+        if let Some(image) = entry.open() {
+            return Ok(image);
+        }
+        let name = image.name.as_ref().map_or_else(|| image.id.to_string(), Name::to_string);
+        let failed = |source| Error::Image { reference: name.clone(), source };
+        let _shared = Lock::shared(&self.content_lock()).map_err(|source| self.error(source))?;
+        let descriptor = self.descriptor(image)?.ok_or_else(|| Error::NotThere(name.clone()))?;
+        let platform = Platform::of_this_machine();
+        let found = source::find_described(&self.directory, &descriptor, &platform, &self.limits);
+        let found = found.map_err(|error| failed(error.into()))?;
+        self.make(&entry, &found, &failed, progress)
+    }
+
+    /// Puts the blobs of an image into the store.
+    fn keep(&self, found: &Found, copied: &mut dyn FnMut(u64)) -> Result<Manifest, Failure> {
+        let content = self.content();
+        content.create().map_err(content::Error::Write)?;
+        content.put(&found.config_json)?;
+        let layers: Vec<(Digest, u64)> = found
+            .layers
+            .iter()
+            .map(|layer| {
+                let digest = content.copy(&layer.section, layer.digest.as_ref(), copied)?;
+                Ok((digest, layer.section.bytes))
+            })
+            .collect::<Result<_, content::Error>>()?;
+        match &found.manifest {
+            Some(manifest) => {
+                content.put(&manifest.json)?;
+                Ok(manifest.clone())
+            }
+            None => describe(&content, found, &layers),
+        }
+    }
+}
+
+/// A manifest for an image that came without one; how its layers are compressed is read from them.
+fn describe(content: &Content, found: &Found, layers: &[(Digest, u64)]) -> Result<Manifest, Failure> {
+    let descriptor = |media_type: MediaType, digest: &Digest, bytes: u64| {
+        let digest: oci_spec::image::Digest = digest.to_string().parse()?;
+        DescriptorBuilder::default().media_type(media_type).digest(digest).size(bytes).build()
+    };
+    let config = descriptor(MediaType::ImageConfig, &found.id, found.config_json.len() as u64)?;
+    let layers = layers.iter().map(|(digest, bytes)| descriptor(MediaType::ImageLayer, digest, *bytes));
+    let manifest = ImageManifestBuilder::default()
+        .schema_version(2_u32)
+        .media_type(MediaType::ImageManifest)
+        .config(config)
+        .layers(layers.collect::<Result<Vec<_>, OciSpecError>>()?)
+        .build()?;
+    let json = manifest.to_string()?.into_bytes();
+    let digest = content.put(&json)?;
+    Ok(Manifest { digest, media_type: MediaType::ImageManifest.to_string(), json, index: None })
+}
+
+/// As the index keeps it.
+fn whole_seconds(time: SystemTime) -> SystemTime {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    UNIX_EPOCH + Duration::from_secs(since.as_secs())
+}
+
+fn stored_bytes(found: &Found) -> u64 {
+    found.config_json.len() as u64 + found.layers.iter().map(|layer| layer.section.bytes).sum::<u64>()
+}
+
+/// A tag alone says nothing of a repository, and is no name here.
+fn names_of(names: &[String]) -> Vec<Option<Name>> {
+    let whole = names.iter().filter(|name| name.contains(['/', ':', '@']));
+    let mut names: Vec<Name> = whole.filter_map(|name| name.parse().ok()).collect();
+    names.sort();
+    names.dedup();
+    if names.is_empty() { vec![None] } else { names.into_iter().map(Some).collect() }
+}
