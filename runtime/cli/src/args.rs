@@ -8,7 +8,7 @@ use std::{
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use securectr_sandbox::SandboxId;
 
-use crate::{install, oci};
+use crate::{images, install, oci};
 
 /// Run containers, each in a microVM with a kernel of its own
 #[derive(Debug, Parser)]
@@ -53,6 +53,8 @@ pub(crate) enum Command {
     /// Take back what install did
     Uninstall(install::Setup),
     #[command(flatten)]
+    Image(images::Verb),
+    #[command(flatten)]
     Oci(oci::Verb),
 }
 
@@ -66,7 +68,8 @@ pub(crate) struct Check {
 #[derive(Debug, ClapArgs)]
 #[command(
     override_usage = "securectr run [OPTIONS] IMAGE [COMMAND [ARG...]]\n       securectr run [OPTIONS] --rootfs DIR [COMMAND [ARG...]]",
-    after_help = "IMAGE is oci-archive:FILE, oci:DIR or docker-archive:FILE, each with an optional :TAG."
+    after_help = "IMAGE is the name or id of an image of this machine, or oci-archive:FILE, oci:DIR or docker-archive:FILE, each with an \
+                  optional :TAG."
 )]
 pub(crate) struct Run {
     /// Remove the container when it ends (always so: accepted for docker's sake)

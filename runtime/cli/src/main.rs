@@ -7,8 +7,10 @@ mod args;
 mod bundle;
 mod capabilities;
 mod check;
+mod images;
 mod install;
 mod oci;
+mod output;
 mod paths;
 mod progress;
 mod report;
@@ -45,14 +47,19 @@ fn main() -> ExitCode {
         Command::Check(check) => check::check(check, &args.global),
         Command::Install(options) => install::install(options, &args.global),
         Command::Uninstall(options) => install::uninstall(options),
+        Command::Image(verb) => images::act(verb, &args.global, &report),
         Command::Oci(verb) => oci::act(verb, &args.global),
     };
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             report.error(&error);
-            // Engines know runc's code for any failure.
-            ExitCode::from(if matches!(args.command, Command::Oci(_)) { 1 } else { OWN_FAILURE })
+            // As runc for any failure, and docker but for run.
+            ExitCode::from(if matches!(args.command, Command::Oci(_) | Command::Image(_)) {
+                1
+            } else {
+                OWN_FAILURE
+            })
         }
     }
 }

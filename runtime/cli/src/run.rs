@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::{
     args::{Global, Run},
     bundle::{self, Source},
-    paths,
+    images, paths,
     progress::Bar,
     report::Report,
     signals::{self, Outside},
@@ -118,8 +118,11 @@ fn image<'a>(run: &'a Run, global: &Global) -> Result<(Image, &'a [OsString])> {
     let Some((reference, command)) = run.words.split_first() else {
         bail!("no image: see securectr run --help");
     };
-    let reference: Reference = reference.to_str().context("an image name that is not UTF-8")?.parse()?;
-    Ok((store.rootfs(&reference, &mut progress)?, command))
+    let wanted = reference.to_str().context("an image name that is not UTF-8")?;
+    if Reference::is_meant_by(wanted) {
+        return Ok((store.rootfs(&wanted.parse()?, &mut progress)?, command));
+    }
+    Ok((store.open_image(&images::find(&store, wanted)?, &mut progress)?, command))
 }
 
 /// What the host decides where nobody says anything.

@@ -149,14 +149,14 @@ fn spool_error(error: tar::Error) -> Error {
 }
 
 /// How a layer is compressed is told by its first bytes (RFC 1952, RFC 8878), as all engines do, not by its media type.
-enum Decoder<R: Read> {
+pub(crate) enum Decoder<R: Read> {
     None(BufReader<R>),
     Gzip(Box<MultiGzDecoder<BufReader<R>>>),
     Zstd(zstd::Decoder<'static, BufReader<R>>),
 }
 
 impl<R: Read> Decoder<R> {
-    fn new(source: R) -> io::Result<Self> {
+    pub(crate) fn new(source: R) -> io::Result<Self> {
         let mut source = BufReader::with_capacity(BUFFER_BYTES, source);
         Ok(match source.fill_buf()? {
             [0x1f, 0x8b, ..] => Self::Gzip(Box::new(MultiGzDecoder::new(source))),

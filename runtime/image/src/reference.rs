@@ -32,6 +32,16 @@ const TRANSPORTS: [(&str, Transport); 3] = [
 pub struct ParseReferenceError(String);
 
 impl Reference {
+    /// Whether somebody who writes this means a file, well written or not.
+    pub fn is_meant_by(text: &str) -> bool {
+        text.split_once(':').is_some_and(|(name, _)| TRANSPORTS.iter().any(|(known, _)| *known == name))
+    }
+
+    /// All that is there.
+    pub(crate) fn to(transport: Transport, path: &Path) -> Self {
+        Self { transport, path: path.to_owned(), tag: None }
+    }
+
     pub(crate) fn transport(&self) -> Transport {
         self.transport
     }

@@ -60,10 +60,21 @@ fn a_missing_archive_is_named() -> Result<()> {
 }
 
 #[test]
-fn a_reference_of_no_known_form_is_answered_with_the_forms() -> Result<()> {
-    let refused = run_from("alpine")?;
+fn an_image_of_a_name_is_run_by_it() -> Result<()> {
+    let store = tempfile::tempdir()?;
+    let securectr = |words: &[&str]| -> Result<Finished> {
+        let mut command = Command::new(program("securectr"));
+        Started::spawn(command.arg("--store").arg(store.path()).args(words))?.finish(b"")
+    };
+    let loaded = securectr(&["load", "-t", "team/box:1", &image("busybox")])?;
+    assert_eq!(loaded.out(), "Loaded image: team/box:1\n", "{loaded:?}");
+    let ran = securectr(&["run", "team/box:1", "echo", "by name"])?;
+    assert_eq!((ran.code, ran.out().as_str()), (0, "by name\n"), "{ran:?}");
+    let removed = securectr(&["rmi", "team/box:1"])?;
+    assert_eq!(removed.code, 0, "{removed:?}");
+    let refused = securectr(&["run", "team/box:1", "true"])?;
     assert_eq!(refused.code, 125, "{refused:?}");
-    assert!(refused.err().contains("oci-archive:FILE"), "{refused:?}");
+    assert!(refused.err().contains("team/box:1"), "{refused:?}");
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use crate::digest::Digest;
 use crate::limits::{Exceeded, Limits};
 use crate::platform::Platform;
 
-const MANIFEST: &str = "manifest.json";
+pub(super) const MANIFEST: &str = "manifest.json";
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]

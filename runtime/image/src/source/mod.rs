@@ -137,6 +137,15 @@ pub(crate) fn find_described(
     layout::resolve(&Blobs::in_directory(directory), descriptor, platform, limits)
 }
 
+/// What an archive is by its members.
+pub(crate) fn archive(path: &Path, limits: &Limits) -> Option<Reference> {
+    let blobs = Blobs::in_archive(Source::open(path).ok()?, limits).ok()?;
+    let kinds =
+        [(layout::INDEX, Transport::OciArchive), (docker::MANIFEST, Transport::DockerArchive)].into_iter();
+    let mut present = kinds.filter(|(name, _)| blobs.section(name).is_ok());
+    present.next().map(|(_, transport)| Reference::to(transport, path))
+}
+
 fn blobs(reference: &Reference, limits: &Limits) -> Result<Blobs, Error> {
     let path = reference.path();
     if reference.transport() == Transport::OciLayout {

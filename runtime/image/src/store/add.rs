@@ -1,5 +1,8 @@
 //! Images come into the store: from archives and layouts, and from where a pull has laid them.
 
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oci_spec::OciSpecError;
@@ -10,6 +13,8 @@ use super::library::Listed;
 use super::lock::Lock;
 use super::{Error, Image, Progress, Store};
 use crate::digest::Digest;
+use crate::layer::Decoder;
+use crate::limits::Exceeded;
 use crate::name::Name;
 use crate::platform::Platform;
 use crate::reference::Reference;
@@ -70,6 +75,29 @@ impl Store {
             }
         }
         Ok(all)
+    }
+
+    /// What an archive is by its members: of those that are both, the layout. A compressed one, or one from a pipe, has to be
+    /// [spooled](Self::spool) first; it is none, as is what has no images.
+    pub fn archive(&self, path: &Path) -> Option<Reference> {
+        source::archive(path, &self.limits)
+    }
+
+    /// Unpacks an archive into a file without a name.
+    ///
+    /// # Errors
+    /// [`Error::Spool`], for reading and writing alike.
+    pub fn spool(&self, archive: impl Read) -> Result<File, Error> {
+        let spooled = || {
+            let mut file = tempfile::tempfile_in(&self.directory)?;
+            let limit = self.limits.unpacked_bytes;
+            let bytes = io::copy(&mut Decoder::new(archive)?.take(limit + 1), &mut file)?;
+            if bytes > limit {
+                return Err(io::Error::other(Exceeded { of: "bytes in an archive", limit }));
+            }
+            Ok(file)
+        };
+        spooled().map_err(Error::Spool)
     }
 
     /// The root file system of an image in the store, made now if need be.

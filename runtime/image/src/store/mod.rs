@@ -65,6 +65,8 @@ pub enum Error {
     Ambiguous(String),
     #[error("cannot save the images")]
     Save(#[source] io::Error),
+    #[error("cannot unpack the archive")]
+    Spool(#[source] io::Error),
     /// The store: no permission, disk full.
     #[error("cannot use the image store {path}")]
     Store {

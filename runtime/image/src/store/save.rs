@@ -38,10 +38,15 @@ impl Store {
     /// [`Error::Save`], for reading and writing alike.
     pub fn save(&self, images: &[Listed], to: impl Write, written: &mut dyn FnMut(u64)) -> Result<(), Error> {
         let _shared = Lock::shared(&self.content_lock()).map_err(|source| self.error(source))?;
-        self.archive(images, to, written).map_err(Error::Save)
+        self.write_archive(images, to, written).map_err(Error::Save)
     }
 
-    fn archive(&self, images: &[Listed], to: impl Write, written: &mut dyn FnMut(u64)) -> io::Result<()> {
+    fn write_archive(
+        &self,
+        images: &[Listed],
+        to: impl Write,
+        written: &mut dyn FnMut(u64),
+    ) -> io::Result<()> {
         let content = self.content();
         let mut archive = Archive { tar: Builder::new(to), written };
         archive.add_bytes(LAYOUT.0, LAYOUT.1.as_bytes())?;

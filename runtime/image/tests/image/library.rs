@@ -144,7 +144,7 @@ fn what_is_saved_is_the_same_image_elsewhere() {
     let (place, elsewhere) = (Place::new(), Place::new());
     let image = add_named(&place, &one_file(), "example.com/app:1");
     let archive = elsewhere.path().join("saved.tar");
-    place.store().save(&[image.clone()], File::create(&archive).unwrap(), &mut |_| {}).unwrap();
+    place.store().save(std::slice::from_ref(&image), File::create(&archive).unwrap(), &mut |_| {}).unwrap();
     for form in ["oci-archive", "docker-archive"] {
         let reference = format!("{form}:{}", archive.display());
         assert_eq!(elsewhere.rootfs(&reference).unwrap().digest.as_ref(), Some(&image.id), "{form}");
@@ -153,7 +153,7 @@ fn what_is_saved_is_the_same_image_elsewhere() {
     let [loaded] = loaded.as_slice() else { panic!("{loaded:?}") };
     assert_eq!((&loaded.name, &loaded.manifest), (&image.name, &image.manifest));
     let again = elsewhere.path().join("again.tar");
-    elsewhere.store().save(&[loaded.clone()], File::create(&again).unwrap(), &mut |_| {}).unwrap();
+    elsewhere.store().save(std::slice::from_ref(loaded), File::create(&again).unwrap(), &mut |_| {}).unwrap();
     assert!(fs::read(again).unwrap() == fs::read(archive).unwrap());
 }
 

@@ -1,0 +1,121 @@
+//! Images by name: listed, brought in and out, named and removed.
+
+mod args;
+mod show;
+mod transfer;
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, Write};
+
+use anyhow::{Context, Result, bail};
+use securectr_image::{Listed, Name, Removed, Store};
+
+pub(crate) use args::Verb;
+
+use crate::{args::Global, output, paths, report::Report, terminal};
+use args::{GroupVerb, Prune, Remove, Tag};
+
+pub(crate) fn act(verb: &Verb, global: &Global, report: &Report) -> Result<u8> {
+    let store = Store::open(&paths::store(global)?)?;
+    match verb {
+        Verb::Images(list) => show::list(list, &store),
+        Verb::Load(load) => transfer::load(load, &store),
+        Verb::Save(save) => transfer::save(save, &store),
+        Verb::Rmi(remove) => self::remove(remove, &store, report),
+        Verb::Tag(tag) => self::tag(tag, &store),
+        Verb::History(history) => show::history(history, &store),
+        Verb::Inspect(inspect) => show::inspect(inspect, &store, report),
+        Verb::Image(group) => match &group.verb {
+            GroupVerb::Ls(list) => show::list(list, &store),
+            GroupVerb::Load(load) => transfer::load(load, &store),
+            GroupVerb::Save(save) => transfer::save(save, &store),
+            GroupVerb::Rm(remove) => self::remove(remove, &store, report),
+            GroupVerb::Tag(tag) => self::tag(tag, &store),
+            GroupVerb::History(history) => show::history(history, &store),
+            GroupVerb::Inspect(inspect) => show::inspect(inspect, &store, report),
+            GroupVerb::Prune(prune) => self::prune(prune, &store),
+        },
+    }
+}
+
+/// The image that somebody calls so, or Docker's words that there is none.
+pub(crate) fn find(store: &Store, wanted: &str) -> Result<Listed> {
+    store.find(wanted)?.with_context(|| format!("No such image: {wanted}"))
+}
+
+fn tag(tag: &Tag, store: &Store) -> Result<u8> {
+    if tag.name.digest().is_some() {
+        bail!("a name that has a digest is not given but found: {}", tag.name);
+    }
+    store.tag(&find(store, &tag.image)?, &tag.name)?;
+    Ok(0)
+}
+
+/// Goes on with the others when one cannot be removed.
+fn remove(remove: &Remove, store: &Store, report: &Report) -> Result<u8> {
+    let mut code = 0;
+    for wanted in &remove.images {
+        match remove_one(wanted, remove.force, store) {
+            Ok(removed) => say(&removed)?,
+            Err(error) => {
+                report.error(&error);
+                code = 1;
+            }
+        }
+    }
+    Ok(code)
+}
+
+fn remove_one(wanted: &str, force: bool, store: &Store) -> Result<Removed> {
+    let image = match find(store, wanted) {
+        Err(_) if force => return Ok(Removed::default()),
+        found => found?,
+    };
+    let by_name = wanted.parse::<Name>().ok().filter(|name| image.name.as_ref() == Some(name));
+    let names = store.list()?.into_iter().filter(|one| one.id == image.id && one.name.is_some()).count();
+    if by_name.is_none() && names > 1 && !force {
+        bail!("image {wanted} has {names} names: name one, or use --force");
+    }
+    Ok(store.remove(&image, by_name.as_ref())?)
+}
+
+fn say(removed: &Removed) -> Result<()> {
+    let names = removed.untagged.iter().map(|name| format!("Untagged: {}", familiar(name)));
+    output::lines(names.chain(removed.deleted.iter().map(|id| format!("Deleted: {id}"))))
+}
+
+fn prune(prune: &Prune, store: &Store) -> Result<u8> {
+    let which = if prune.all { "all images" } else { "all images without a name" };
+    if !prune.force && !confirmed(which)? {
+        return Ok(1);
+    }
+    let removed = store.prune(|_| prune.all)?;
+    say(&removed)?;
+    output::lines([format!("Total reclaimed space: {}", output::size(removed.freed_bytes))])?;
+    Ok(0)
+}
+
+/// Nobody who could say yes is a no.
+fn confirmed(which: &str) -> Result<bool> {
+    if !terminal::stdin_is_terminal() {
+        bail!("this would remove {which}: use --force");
+    }
+    eprint!("This will remove {which}. Are you sure? [y/N] ");
+    std::io::stderr().flush().context("ask")?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).context("read the answer")?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// As a person would type it.
+fn familiar(name: &Name) -> String {
+    let tag = name.tag().map(|tag| format!(":{tag}")).unwrap_or_default();
+    let digest = name.digest().map(|digest| format!("@{digest}")).unwrap_or_default();
+    format!("{}{tag}{digest}", name.familiar_repository())
+}
+
+/// All names of an image.
+fn names_of(image: &Listed, store: &Store) -> Result<BTreeSet<Name>> {
+    let all = store.list()?.into_iter().filter(|one| one.id == image.id);
+    Ok(all.filter_map(|one| one.name).collect())
+}
