@@ -136,6 +136,20 @@ pub fn give_up_privileges(kept: u64) -> Result<(), JailError> {
     step("give up privileges", sys::give_up_privileges(kept))
 }
 
+/// CAP_DAC_OVERRIDE of capabilities(7), as a bit.
+pub const CAP_DAC_OVERRIDE: u64 = 1 << 1;
+
+/// As [`give_up_privileges`], for a process that may be an ordinary user's or root's in a container: what it has of `kept` it keeps,
+/// and what it cannot drop from its bounding set it has not, or cannot gain any more.
+pub fn restrict_privileges(kept: u64) -> Result<(), JailError> {
+    step("restrict privileges", sys::restrict_privileges(kept))
+}
+
+/// Bytes of address space; what is there already counts.
+pub fn limit_memory(bytes: u64) -> Result<(), JailError> {
+    step("limit memory", sys::set_limit(libc::RLIMIT_AS, bytes))
+}
+
 /// From here on a change of this process's ids leaves its capabilities alone.
 pub fn keep_capabilities_whatever_the_id() -> Result<(), JailError> {
     step("fix the capabilities", sys::fix_capabilities())

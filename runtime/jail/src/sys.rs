@@ -96,9 +96,28 @@ pub(super) fn set_limit(resource: libc::__rlimit_resource_t, most: u64) -> io::R
 
 /// No capability but those kept, none to be had by execve(2), and no way for others of our id to look in.
 pub(super) fn give_up_privileges(kept: u64) -> io::Result<()> {
+    gain_no_privileges()?;
+    clear_bounding_set()?;
+    set_capabilities(kept)
+}
+
+/// As above, but for capabilities that this process has not, and for a bounding set that it may not change.
+pub(super) fn restrict_privileges(kept: u64) -> io::Result<()> {
+    gain_no_privileges()?;
+    match clear_bounding_set() {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
+        cleared => cleared?,
+    }
+    set_capabilities(kept & permitted_capabilities()?)
+}
+
+fn gain_no_privileges() -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 0, 0)?;
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0)?;
-    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong, 0)?;
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong, 0)
+}
+
+fn clear_bounding_set() -> io::Result<()> {
     // The kernel tells the number after its last capability by EINVAL (capabilities(7)).
     for capability in 0..64 {
         match prctl(libc::PR_CAPBSET_DROP, capability, 0) {
@@ -106,11 +125,24 @@ pub(super) fn give_up_privileges(kept: u64) -> io::Result<()> {
             result => result?,
         }
     }
+    Ok(())
+}
+
+fn set_capabilities(kept: u64) -> io::Result<()> {
     let header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
     let set = |bits: u64| CapabilitySet { effective: bits as u32, permitted: bits as u32, inheritable: 0 };
     let sets = [set(kept & u64::from(u32::MAX)), set(kept >> 32)];
     // SAFETY: header and sets have the layout of capset(2), version 3, which only reads them here.
     check_long(unsafe { libc::syscall(libc::SYS_capset, &header, &sets) })
+}
+
+fn permitted_capabilities() -> io::Result<u64> {
+    let header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
+    let mut sets = [const { CapabilitySet { effective: 0, permitted: 0, inheritable: 0 } }; 2];
+    // SAFETY: header and sets have the layout of capget(2), version 3; the sets are writable.
+    check_long(unsafe { libc::syscall(libc::SYS_capget, &header, &mut sets) })?;
+    let [low, high] = sets.map(|set| u64::from(set.permitted));
+    Ok(low | high << 32)
 }
 
 /// capabilities(7), "The securebits flags".
