@@ -7,7 +7,7 @@ CACHE := $(or $(SECURECTR_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/securect
 CARGO_DENY := $(CACHE)/tools/bin/cargo-deny
 CARGO_DENY_VERSION := 0.18.3
 
-PACKAGES := .ci/build-packages guest-kernel/packages rootfs/packages runtime/image/packages runtime/sandbox/packages
+PACKAGES := .ci/build-packages guest-kernel/packages rootfs/packages runtime/image/packages runtime/registry/packages runtime/sandbox/packages
 DEMO_PACKAGES := rootfs/images/packages tests/host/packages
 TEST_PACKAGES := tests/packages
 
@@ -39,7 +39,7 @@ guest:
 
 programs:
 	@.ci/packages $(PACKAGES)
-	$(CARGO) build --release --locked -p securectr -p securectr-vmm -p securectr-files -p securectr-shim -p securectr-test-host
+	$(CARGO) build --release --locked -p securectr -p securectr-vmm -p securectr-files -p securectr-registry -p securectr-shim -p securectr-test-host
 
 images:
 	@.ci/packages $(PACKAGES) $(DEMO_PACKAGES)
@@ -61,7 +61,7 @@ test-programs: build images
 	$(TEST) --no-run --lib --bins --test '*'
 
 unit-test: test-programs
-	$(TEST) --lib --bins --test image --test server --test tidy
+	$(TEST) --lib --bins --test image --test registry --test server --test tidy
 	$(SUDO) $(TEST) --test image --test server -- --ignored
 
 # A machine of our own is tested by one program at a time, since some count what is left on it. Each emulated host is a machine.
@@ -112,7 +112,7 @@ bench: build images
 	$(ON_KVM) $(TEST) --test engines -- --ignored --nocapture figures::
 
 install: build
-	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)/securectr $(PROGRAMS)/securectr-vmm $(PROGRAMS)/securectr-files $(PROGRAMS)/containerd-shim-securectr-v2
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)/securectr $(PROGRAMS)/securectr-vmm $(PROGRAMS)/securectr-files $(PROGRAMS)/securectr-registry $(PROGRAMS)/containerd-shim-securectr-v2
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/securectr $(GUEST)/vmlinux $(GUEST)/initramfs.cpio
 
 host: programs

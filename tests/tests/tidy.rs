@@ -22,6 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("securectr-image", &[]),
     ("securectr-jail", &[]),
     ("securectr-protocol", &[]),
+    ("securectr-registry", &["securectr-jail"]),
     ("securectr-sandbox", &["securectr-files", "securectr-protocol", "securectr-vmm"]),
     ("securectr-shim", &["securectr-sandbox"]),
     ("securectr-test-host", &[]),

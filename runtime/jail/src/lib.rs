@@ -145,9 +145,10 @@ pub fn restrict_privileges(kept: u64) -> Result<(), JailError> {
     step("restrict privileges", sys::restrict_privileges(kept))
 }
 
-/// Bytes of address space; what is there already counts.
+/// Bytes of memory of its own, threads' stacks included; what it has already counts. The address space is not limited: the C library
+/// reserves 64 MiB of it for each thread, and uses little.
 pub fn limit_memory(bytes: u64) -> Result<(), JailError> {
-    step("limit memory", sys::set_limit(libc::RLIMIT_AS, bytes))
+    step("limit memory", sys::set_limit(libc::RLIMIT_DATA, bytes))
 }
 
 /// From here on a change of this process's ids leaves its capabilities alone.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use oci_client::client::BlobResponse;
+use oci_client::{client::BlobResponse, errors::DigestError};
 use oci_spec::distribution::Reference;
 use securectr_registry::{Blob, Event, Patience, Request};
 use thiserror::Error;
@@ -196,8 +196,8 @@ impl Transfer<'_> {
         while let Some(chunk) = body.next().await {
             match chunk {
                 Ok(bytes) => partial.append(&bytes).map_err(failure_of)?,
-                // The stream of a whole blob ends with a check of its digest, which is made here as well.
-                Err(_) if partial.is_all_there() => break,
+                // The library's own check of a whole blob's digest, at the stream's end.
+                Err(error) if partial.is_all_there() || is_of_digest(&error) => break,
                 Err(error) => return Ok(Err(Break::Read(error))),
             }
             if told.elapsed() >= PROGRESS_EVERY {
@@ -211,6 +211,10 @@ impl Transfer<'_> {
             missing => Err(Break::Short(missing)),
         })
     }
+}
+
+fn is_of_digest(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|error| error.is::<DigestError>())
 }
 
 fn failure_of(error: PartialError) -> Failure {

@@ -38,6 +38,8 @@ pub(crate) enum HostError {
     Client(#[source] OciDistributionError),
     #[error("speak to it")]
     Request(#[source] OciDistributionError),
+    #[error("what it sends is not what was asked for")]
+    Digest(#[source] OciDistributionError),
     #[error("it has not answered within {0} ms")]
     Unanswered(u64),
     #[error("it asks for a login{}", after_colon(.0))]
@@ -184,6 +186,7 @@ impl Host {
                 let words = format!("{code}{}", after_colon(&quote(&message)));
                 if code >= 500 { HostError::Busy(words) } else { HostError::Refused(words) }
             }
+            error @ OciDistributionError::DigestError(_) => HostError::Digest(error),
             other => HostError::Request(other),
         }
     }
