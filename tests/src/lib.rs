@@ -6,6 +6,7 @@ mod bundle;
 mod containerd;
 pub mod cri;
 mod lan;
+pub mod registry;
 mod run;
 pub mod shim;
 mod terminal;

@@ -75,6 +75,9 @@ pub(crate) struct Run {
     /// Remove the container when it ends (always so: accepted for docker's sake)
     #[arg(long)]
     pub rm: bool,
+    /// When the image is fetched from its registry
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub pull: images::PullPolicy,
     /// Keep standard input open
     #[arg(short, long)]
     pub interactive: bool,

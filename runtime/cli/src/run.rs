@@ -40,7 +40,7 @@ pub(crate) fn run(run: &Run, global: &Global, report: &Report) -> Result<u8> {
     if let Some(kernel) = &run.kernel {
         installation.kernel = kernel.clone();
     }
-    let Root { source, image, config, user, command } = root(run, global)?;
+    let Root { source, image, config, user, command } = root(run, global, report)?;
     timeline.stamp("image");
     let id = run.name.clone().map_or_else(SandboxId::random, Ok).context("make a name")?;
     let source = Source { id: &id, run, command, image: &config, user: &user, root: source };
@@ -91,7 +91,7 @@ struct Root<'a> {
     command: &'a [OsString],
 }
 
-fn root<'a>(run: &'a Run, global: &Global) -> Result<Root<'a>> {
+fn root<'a>(run: &'a Run, global: &Global, report: &Report) -> Result<Root<'a>> {
     if let (Some(directory), true) = (&run.rootfs, run.in_place) {
         let failed = || format!("cannot use the directory {} as a container's root", directory.display());
         return Ok(Root {
@@ -102,13 +102,13 @@ fn root<'a>(run: &'a Run, global: &Global) -> Result<Root<'a>> {
             command: &run.words,
         });
     }
-    let (image, command) = image(run, global)?;
+    let (image, command) = image(run, global, report)?;
     let user = image.resolve_user(run.user.as_deref().unwrap_or(&image.config.user))?;
     Ok(Root { source: RootSource::Image, image: Some(image.rootfs), config: image.config, user, command })
 }
 
 /// Opens the image, and tells it from the command behind it.
-fn image<'a>(run: &'a Run, global: &Global) -> Result<(Image, &'a [OsString])> {
+fn image<'a>(run: &'a Run, global: &Global, report: &Report) -> Result<(Image, &'a [OsString])> {
     let store = Store::open(&paths::store(global)?)?;
     let bar = Bar::new();
     let mut progress = |step| bar.show(step);
@@ -122,7 +122,8 @@ fn image<'a>(run: &'a Run, global: &Global) -> Result<(Image, &'a [OsString])> {
     if Reference::is_meant_by(wanted) {
         return Ok((store.rootfs(&wanted.parse()?, &mut progress)?, command));
     }
-    Ok((store.open_image(&images::find(&store, wanted)?, &mut progress)?, command))
+    let listed = images::get(&store, wanted, run.pull, report)?;
+    Ok((store.open_image(&listed, &mut progress)?, command))
 }
 
 /// What the host decides where nobody says anything.

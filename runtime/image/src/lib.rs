@@ -30,5 +30,5 @@ pub use limits::{Exceeded, Limits};
 pub use name::{Name, ParseNameError};
 pub use platform::{ParsePlatformError, Platform};
 pub use reference::{ParseReferenceError, Reference};
-pub use store::{Description, Error, Image, Listed, Lock, Progress, Removed, Store};
+pub use store::{Addition, Description, Error, Image, Listed, Progress, Pulling, Removed, Store};
 pub use user::{ResolveUserError, User};

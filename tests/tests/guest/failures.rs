@@ -22,10 +22,10 @@ fn assert_told(finished: &Finished, code: i32, cause: &str) {
 }
 
 /// A file system of its own, unmounted at the end.
-struct SmallDisk(tempfile::TempDir);
+pub(crate) struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    fn mount(size: &str) -> Result<Self> {
+    pub(crate) fn mount(size: &str) -> Result<Self> {
         let place = tempfile::tempdir()?;
         let options = format!("size={size}");
         let mounted = Command::new("mount")
@@ -36,7 +36,7 @@ impl SmallDisk {
         Ok(Self(place))
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 }

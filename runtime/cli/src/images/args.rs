@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Subcommand};
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use securectr_image::{Name, Platform, Reference};
 
 use crate::output::Format;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    /// Fetch an image from a registry
+    Pull(Pull),
     /// List the images of this machine
     Images(List),
     /// Add the images of an archive
@@ -36,6 +38,8 @@ pub(crate) struct Group {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum GroupVerb {
+    /// Fetch an image from a registry
+    Pull(Pull),
     /// List the images of this machine
     #[command(visible_alias = "list")]
     Ls(List),
@@ -54,6 +58,34 @@ pub(crate) enum GroupVerb {
     Inspect(Inspect),
     /// Remove images that have no name, and what was kept of archives
     Prune(Prune),
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Credentials are those of docker login (~/.docker/config.json, helpers included). Mirrors, certificates and registries \
+                  without TLS stand in /etc/securectr/registries.toml or ~/.config/securectr/registries.toml:\n\n  \
+                  [registries.\"docker.io\"]\n  mirrors = [\"https://mirror.example\"]\n  [registries.\"registry.example:5000\"]\n  \
+                  ca = \"/etc/ssl/example.pem\"\n  plain-http = false"
+)]
+pub(crate) struct Pull {
+    /// Say nothing while it goes on
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// For another machine than this, as in linux/arm64
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<Platform>,
+    /// As in nginx, nginx:1.27, registry.example:5000/team/app or app@sha256:...
+    #[arg(value_name = "NAME")]
+    pub name: Name,
+}
+
+/// When `run` fetches its image
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PullPolicy {
+    Always,
+    #[default]
+    Missing,
+    Never,
 }
 
 #[derive(Debug, ClapArgs)]

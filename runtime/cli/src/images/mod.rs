@@ -1,6 +1,8 @@
 //! Images by name: listed, brought in and out, named and removed.
 
 mod args;
+mod pull;
+mod registries;
 mod show;
 mod transfer;
 
@@ -8,9 +10,9 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, Write};
 
 use anyhow::{Context, Result, bail};
-use securectr_image::{Listed, Name, Removed, Store};
+use securectr_image::{Listed, Name, Platform, Removed, Store};
 
-pub(crate) use args::Verb;
+pub(crate) use args::{PullPolicy, Verb};
 
 use crate::{args::Global, output, paths, report::Report, terminal};
 use args::{GroupVerb, Prune, Remove, Tag};
@@ -18,6 +20,7 @@ use args::{GroupVerb, Prune, Remove, Tag};
 pub(crate) fn act(verb: &Verb, global: &Global, report: &Report) -> Result<u8> {
     let store = Store::open(&paths::store(global)?)?;
     match verb {
+        Verb::Pull(pull) => pull::pull(pull, &store, report),
         Verb::Images(list) => show::list(list, &store),
         Verb::Load(load) => transfer::load(load, &store),
         Verb::Save(save) => transfer::save(save, &store),
@@ -26,6 +29,7 @@ pub(crate) fn act(verb: &Verb, global: &Global, report: &Report) -> Result<u8> {
         Verb::History(history) => show::history(history, &store),
         Verb::Inspect(inspect) => show::inspect(inspect, &store, report),
         Verb::Image(group) => match &group.verb {
+            GroupVerb::Pull(pull) => pull::pull(pull, &store, report),
             GroupVerb::Ls(list) => show::list(list, &store),
             GroupVerb::Load(load) => transfer::load(load, &store),
             GroupVerb::Save(save) => transfer::save(save, &store),
@@ -41,6 +45,24 @@ pub(crate) fn act(verb: &Verb, global: &Global, report: &Report) -> Result<u8> {
 /// The image that somebody calls so, or Docker's words that there is none.
 pub(crate) fn find(store: &Store, wanted: &str) -> Result<Listed> {
     store.find(wanted)?.with_context(|| format!("No such image: {wanted}"))
+}
+
+/// The image that is to be run; fetched, if it has to be.
+pub(crate) fn get(store: &Store, wanted: &str, policy: PullPolicy, report: &Report) -> Result<Listed> {
+    let here = store.find(wanted)?;
+    match (here, wanted.parse::<Name>(), policy) {
+        (Some(image), _, PullPolicy::Missing | PullPolicy::Never) => Ok(image),
+        // By an id it is here or nowhere.
+        (Some(image), Err(_), PullPolicy::Always) => Ok(image),
+        (None, _, PullPolicy::Never) => find(store, wanted),
+        (None, Err(error), _) => Err(error.into()),
+        (here, Ok(name), _) => {
+            if here.is_none() {
+                eprintln!("Unable to find image '{wanted}' locally");
+            }
+            pull::fetch(&name, &Platform::of_this_machine(), store, &pull::View { quiet: false, report })
+        }
+    }
 }
 
 fn tag(tag: &Tag, store: &Store) -> Result<u8> {

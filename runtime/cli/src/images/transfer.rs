@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use rustix::termios::isatty;
-use securectr_image::{Platform, Progress, Reference, Store};
+use securectr_image::{Addition, Platform, Progress, Reference, Store};
 
 use super::{
     args::{Load, Save},
@@ -22,7 +22,8 @@ pub(super) fn load(load: &Load, store: &Store) -> Result<u8> {
     let bar = (!load.quiet).then(Bar::new);
     let mut progress = |step| bar.iter().for_each(|bar| bar.show(step));
     let (reference, _spool) = source(load, store)?;
-    let added = store.add(&reference, &platform, load.tag.as_ref(), &mut progress)?;
+    let addition = Addition { reference: &reference, platform: &platform, name: load.tag.as_ref() };
+    let added = store.add(&addition, &mut progress)?;
     drop(bar);
     output::lines(added.iter().map(|image| match &image.name {
         Some(name) => format!("Loaded image: {}", familiar(name)),

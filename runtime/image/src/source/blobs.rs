@@ -13,13 +13,21 @@ use crate::section::{Section, Source};
 
 #[derive(Debug)]
 pub(super) enum Blobs {
-    Directory(PathBuf),
+    Directory {
+        layout: PathBuf,
+        /// Another one, which may have blobs that this one has not.
+        beside: Option<PathBuf>,
+    },
     Archive(Archive),
 }
 
 impl Blobs {
     pub(super) fn in_directory(path: &Path) -> Self {
-        Self::Directory(path.to_owned())
+        Self::Directory { layout: path.to_owned(), beside: None }
+    }
+
+    pub(super) fn in_directories(path: &Path, beside: &Path) -> Self {
+        Self::Directory { layout: path.to_owned(), beside: Some(beside.to_owned()) }
     }
 
     pub(super) fn in_archive(source: Source, limits: &Limits) -> Result<Self, Error> {
@@ -30,8 +38,11 @@ impl Blobs {
     pub(super) fn section(&self, name: &str) -> Result<Section, Error> {
         match self {
             Self::Archive(archive) => archive.section(name),
-            Self::Directory(directory) => {
-                let path = directory.join(name);
+            Self::Directory { layout, beside } => {
+                let path = layout.join(name);
+                let is_elsewhere = name.starts_with("blobs/") && !path.exists();
+                let beside = beside.as_ref().filter(|_| is_elsewhere).map(|beside| beside.join(name));
+                let path = beside.unwrap_or(path);
                 Source::open(&path).map(Section::whole).map_err(|source| Error::Open { path, source })
             }
         }

@@ -127,6 +127,16 @@ pub(crate) fn find_all(
     }
 }
 
+/// Finds the image of a layout whose blobs may be in another one beside it.
+pub(crate) fn find_beside(
+    layout: &Path,
+    beside: &Path,
+    platform: &Platform,
+    limits: &Limits,
+) -> Result<Found, Error> {
+    layout::find(&Blobs::in_directories(layout, beside), None, platform, limits)
+}
+
 /// Finds the image that a descriptor in a layout's directory leads to.
 pub(crate) fn find_described(
     directory: &Path,

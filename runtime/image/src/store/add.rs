@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use oci_spec::OciSpecError;
 use oci_spec::image::{DescriptorBuilder, ImageManifestBuilder, MediaType};
 
-use super::content::{self, Content};
+use super::content::{self, Content, Taking};
 use super::library::Listed;
 use super::lock::Lock;
 use super::{Error, Image, Progress, Store};
@@ -20,6 +20,17 @@ use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::source::{self, Found, Manifest};
 
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// What is to come into the store.
+#[derive(Clone, Copy, Debug)]
+pub struct Addition<'a> {
+    pub reference: &'a Reference,
+    pub platform: &'a Platform,
+    /// In place of the names that images bring.
+    pub name: Option<&'a Name>,
+}
+
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
@@ -29,52 +40,58 @@ enum Failure {
 }
 
 impl Store {
-    /// Adds all images that `reference` may mean, for a platform. They keep their names, unless one is given.
+    /// Adds all images that a reference may mean.
     ///
     /// # Errors
     /// [`Error::Image`] and [`Error::Store`]
     pub fn add(
         &self,
-        reference: &Reference,
-        platform: &Platform,
-        name: Option<&Name>,
+        &Addition { reference, platform, name }: &Addition<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<Listed>, Error> {
         let failed = |source| Error::Image { reference: reference.to_string(), source };
         let _shared = Lock::shared(&self.content_lock()).map_err(|source| self.error(source))?;
         let found =
             source::find_all(reference, platform, &self.limits).map_err(|error| failed(error.into()))?;
-        let sizes = found.iter().flat_map(|(_, found)| &found.layers).map(|layer| layer.section.bytes);
-        let (mut done, total) = (0, sizes.sum());
-        let mut copied = |bytes: u64| {
-            done += bytes;
-            progress(Progress::Copying { done, total });
-        };
-        let added = whole_seconds(SystemTime::now());
-        let mut all = Vec::new();
+        let total = found.iter().map(|(_, found)| stored_bytes(found)).sum();
+        let mut transfer = Transfer { how: Taking::Copy, done: 0, total, progress };
+        let mut added = Vec::new();
         for (names, found) in found {
-            let manifest = self.keep(&found, &mut copied).map_err(|failure| match failure {
-                Failure::Content(content::Error::Write(source)) => self.error(source),
-                other => failed(other.into()),
-            })?;
             let names = match name {
                 Some(name) => vec![Some(name.clone())],
                 None => names_of(&names),
             };
-            for name in names {
-                let listed = Listed {
-                    name,
-                    id: found.id.clone(),
-                    manifest: manifest.digest.clone(),
-                    index: manifest.index.clone(),
-                    bytes: stored_bytes(&found),
-                    added,
-                };
-                self.enter(&listed, &manifest.media_type, manifest.json.len() as u64)?;
-                all.push(listed);
-            }
+            added.extend(self.take(&found, names, &mut transfer, &failed)?);
         }
-        Ok(all)
+        Ok(added)
+    }
+
+    /// Takes an image in under each of these names. The lock of the content is held.
+    pub(super) fn take(
+        &self,
+        found: &Found,
+        names: Vec<Option<Name>>,
+        transfer: &mut Transfer<'_>,
+        failed: &dyn Fn(Cause) -> Error,
+    ) -> Result<Vec<Listed>, Error> {
+        let manifest = self.keep(found, transfer).map_err(|failure| match failure {
+            Failure::Content(content::Error::Write(source)) => self.error(source),
+            other => failed(other.into()),
+        })?;
+        let added = whole_seconds(SystemTime::now());
+        let listed = names.into_iter().map(|name| {
+            let listed = Listed {
+                name,
+                id: found.id.clone(),
+                manifest: manifest.digest.clone(),
+                index: manifest.index.clone(),
+                bytes: stored_bytes(found),
+                added,
+            };
+            self.enter(&listed, &manifest.media_type, manifest.json.len() as u64)?;
+            Ok(listed)
+        });
+        listed.collect()
     }
 
     /// What an archive is by its members: of those that are both, the layout. A compressed one, or one from a pipe, has to be
@@ -120,15 +137,18 @@ impl Store {
     }
 
     /// Puts the blobs of an image into the store.
-    fn keep(&self, found: &Found, copied: &mut dyn FnMut(u64)) -> Result<Manifest, Failure> {
+    fn keep(&self, found: &Found, transfer: &mut Transfer<'_>) -> Result<Manifest, Failure> {
         let content = self.content();
         content.create().map_err(content::Error::Write)?;
         content.put(&found.config_json)?;
+        transfer.advance(found.config_json.len() as u64);
         let layers: Vec<(Digest, u64)> = found
             .layers
             .iter()
             .map(|layer| {
-                let digest = content.copy(&layer.section, layer.digest.as_ref(), copied)?;
+                let how = transfer.how;
+                let mut taken = |bytes| transfer.advance(bytes);
+                let digest = content.take(&layer.section, layer.digest.as_ref(), how, &mut taken)?;
                 Ok((digest, layer.section.bytes))
             })
             .collect::<Result<_, content::Error>>()?;
@@ -139,6 +159,21 @@ impl Store {
             }
             None => describe(&content, found, &layers),
         }
+    }
+}
+
+/// Content on its way into the store, and who is told of it. Bytes.
+pub(super) struct Transfer<'a> {
+    pub how: Taking,
+    pub done: u64,
+    pub total: u64,
+    pub progress: &'a mut dyn FnMut(Progress),
+}
+
+impl Transfer<'_> {
+    fn advance(&mut self, bytes: u64) {
+        self.done += bytes;
+        (self.progress)(Progress::Copying { done: self.done, total: self.total });
     }
 }
 
@@ -167,7 +202,7 @@ fn whole_seconds(time: SystemTime) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(since.as_secs())
 }
 
-fn stored_bytes(found: &Found) -> u64 {
+pub(super) fn stored_bytes(found: &Found) -> u64 {
     found.config_json.len() as u64 + found.layers.iter().map(|layer| layer.section.bytes).sum::<u64>()
 }
 

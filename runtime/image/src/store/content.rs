@@ -6,6 +6,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
 use super::entry::create_private_directory;
@@ -16,6 +18,14 @@ use crate::section::Section;
 const UNFINISHED: &str = "unfinished-";
 
 const CHUNK_LEN: usize = 256 * 1024;
+
+/// How content gets into the store.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Taking {
+    Copy,
+    /// The file itself: it is on the same disk, a blob as a whole, nobody else's, and synced.
+    Move,
+}
 
 /// Whoever holds one has locked what is to be kept against [`Content::sweep`].
 #[derive(Debug)]
@@ -61,18 +71,19 @@ impl Content {
         Ok(digest)
     }
 
-    /// Copies what a section has, unless it is there. Without an expected digest, it gets the one that it has.
-    pub(super) fn copy(
+    /// Takes what a section has, unless it is there. Without an expected digest, it gets the one that it has.
+    pub(super) fn take(
         &self,
         section: &Section,
         expected: Option<&Digest>,
-        copied: &mut dyn FnMut(u64),
+        how: Taking,
+        taken: &mut dyn FnMut(u64),
     ) -> Result<Digest, Error> {
         if let Some(digest) = expected.filter(|digest| self.has(digest, section.bytes)) {
-            copied(section.bytes);
+            taken(section.bytes);
             return Ok(digest.clone());
         }
-        let mut file = self.begin()?;
+        let mut file = if how == Taking::Copy { Some(self.begin()?) } else { None };
         let mut hasher = Hasher::new();
         let mut reader = section.reader();
         let mut chunk = vec![0; CHUNK_LEN];
@@ -84,14 +95,30 @@ impl Content {
                 break;
             }
             hasher.update(bytes);
-            file.write_all(bytes).map_err(Error::Write)?;
-            copied(bytes.len() as u64);
+            if let Some(file) = &mut file {
+                file.write_all(bytes).map_err(Error::Write)?;
+            }
+            taken(bytes.len() as u64);
         }
         let actual = hasher.finish();
-        match expected {
-            Some(name) if *name != actual => Err(Error::Digest { name: name.clone(), actual }),
-            _ => self.finish(file, &actual).map(|()| actual),
+        match (expected, file) {
+            (Some(name), _) if *name != actual => Err(Error::Digest { name: name.clone(), actual }),
+            (_, Some(file)) => self.finish(file, &actual).map(|()| actual),
+            (_, None) => self.adopt(section.source.path(), &actual).map(|()| actual),
         }
+    }
+
+    /// By another name, not by one more: whoever reads a blob takes any change of it for somebody's writing, and that of its links
+    /// is one.
+    fn adopt(&self, path: &Path, digest: &Digest) -> Result<(), Error> {
+        let adopted = || {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o400))?;
+            match renameat_with(CWD, path, CWD, self.blob(digest), RenameFlags::NOREPLACE) {
+                Err(errno) if errno != Errno::EXIST => Err(errno.into()),
+                _ => File::open(&self.0)?.sync_all(),
+            }
+        };
+        adopted().map_err(Error::Write)
     }
 
     /// One that was cut is none.
@@ -107,7 +134,12 @@ impl Content {
     fn finish(&self, file: NamedTempFile, digest: &Digest) -> Result<(), Error> {
         file.as_file().set_permissions(fs::Permissions::from_mode(0o400)).map_err(Error::Write)?;
         file.as_file().sync_all().map_err(Error::Write)?;
-        file.persist(self.blob(digest)).map_err(|error| Error::Write(error.error))?;
+        match file.persist_noclobber(self.blob(digest)) {
+            Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(Error::Write(error.error));
+            }
+            _ => {}
+        }
         File::open(&self.0).and_then(|directory| directory.sync_all()).map_err(Error::Write)
     }
 

@@ -114,11 +114,14 @@ impl Store {
         Ok(removed)
     }
 
-    /// Takes away images without a name, all that `is_unused` says so of, and what was kept of archives.
+    /// Takes away images without a name, all that `is_unused` says so of, and what was kept of archives and
+    /// of pulls that did not come to their end.
     ///
     /// # Errors
     /// [`Error::Store`]
     pub fn prune(&self, is_unused: impl Fn(&Listed) -> bool) -> Result<Removed, Error> {
+        // First, for the rest needs some room on the disk.
+        self.sweep_pulls(true).map_err(|source| self.error(source))?;
         let mut removed = self.take_away(|one| one.name.is_none() || is_unused(one))?;
         let kept: BTreeSet<_> = self.list()?.into_iter().map(|one| one.id).collect();
         removed.freed_bytes += self.forget(|id| !kept.contains(id))?;
@@ -203,6 +206,9 @@ impl Store {
             let mut index = self.read_index()?;
             let mut descriptors = index.manifests().clone();
             change(&mut descriptors);
+            if descriptors == *index.manifests() {
+                return Ok(());
+            }
             index.set_manifests(descriptors);
             write_whole(self, LAYOUT.0, LAYOUT.1.as_bytes())?;
             write_whole(self, INDEX, &serde_json::to_vec(&index)?)

@@ -1,16 +1,16 @@
 //! Locks between processes: flock(2) on files of the store. They end with the process.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::FlockOperation;
 
 /// Held until it is dropped.
 #[derive(Debug)]
-pub struct Lock {
-    _file: File,
+pub(super) struct Lock {
+    file: File,
 }
 
 impl Lock {
@@ -18,7 +18,7 @@ impl Lock {
     pub(super) fn shared(path: &Path) -> io::Result<Self> {
         let file = open(path)?;
         rustix::fs::flock(&file, FlockOperation::LockShared)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 
     /// Alone; `waiting` is called when somebody else has it.
@@ -28,13 +28,20 @@ impl Lock {
             waiting();
             rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
         }
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+
+    /// Whether the file at `path` is the one that is locked: it may have been removed in between.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        let number = |metadata: io::Result<fs::Metadata>| metadata.map(|one| (one.dev(), one.ino())).ok();
+        let locked = number(self.file.metadata());
+        locked.is_some() && locked == number(fs::metadata(path))
     }
 
     /// Alone, if nobody else has it just now.
     pub(super) fn try_alone(path: &Path) -> io::Result<Option<Self>> {
         let file = open(path)?;
-        Ok(try_lock(&file)?.then_some(Self { _file: file }))
+        Ok(try_lock(&file)?.then_some(Self { file }))
     }
 }
 

@@ -15,6 +15,7 @@ mod content;
 mod entry;
 mod library;
 mod lock;
+mod pull;
 mod record;
 mod save;
 
@@ -35,8 +36,9 @@ use crate::user::{Accounts, ResolveUserError, User};
 use entry::Entry;
 use record::Record;
 
+pub use add::Addition;
 pub use library::{Listed, Removed};
-pub use lock::Lock;
+pub use pull::Pulling;
 pub use save::Description;
 
 /// The format of what is kept, and of the images: another number is another store.
@@ -127,7 +129,8 @@ impl Store {
         for directory in [store.images(), store.sources()] {
             entry::create_private_directory(&directory).map_err(|source| store.error(source))?;
         }
-        entry::sweep(&store.images()).map_err(|source| store.error(source))?;
+        let swept = entry::sweep(&store.images()).and_then(|()| store.sweep_pulls(false));
+        swept.map_err(|source| store.error(source))?;
         Ok(store)
     }
 

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use crate::support::*;
-use securectr_image::{Listed, Name, Platform, Reference, Store};
+use securectr_image::{Addition, Listed, Name, Platform, Reference, Store};
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -14,7 +14,9 @@ fn name(text: &str) -> Name {
 fn add(store: &Store, reference: &str, name: Option<&str>) -> Vec<Listed> {
     let name = name.map(|name| name.parse().unwrap());
     let reference: Reference = reference.parse().unwrap();
-    store.add(&reference, &Platform::of_this_machine(), name.as_ref(), &mut |_| {}).unwrap()
+    let platform = Platform::of_this_machine();
+    let addition = Addition { reference: &reference, platform: &platform, name: name.as_ref() };
+    store.add(&addition, &mut |_| {}).unwrap()
 }
 
 fn add_named(place: &Place, image: &TestImage, name: &str) -> Listed {
@@ -164,8 +166,10 @@ fn a_blob_that_is_not_its_digests_is_refused_and_leaves_nothing() {
     let layer = image.files.iter_mut().find(|(_, content)| content.len() > 1000).unwrap();
     layer.1[600] ^= 1;
     let archive = image.archive_in(place.path(), None);
-    let reference = format!("oci-archive:{}", archive.display()).parse().unwrap();
-    let refused = place.store().add(&reference, &Platform::of_this_machine(), None, &mut |_| {}).unwrap_err();
+    let reference: Reference = format!("oci-archive:{}", archive.display()).parse().unwrap();
+    let platform = Platform::of_this_machine();
+    let addition = Addition { reference: &reference, platform: &platform, name: None };
+    let refused = place.store().add(&addition, &mut |_| {}).unwrap_err();
     assert!(chain(&refused).contains("has another digest"), "{}", chain(&refused));
     assert_eq!(names(&place.store()), Vec::<String>::new());
     place.store().prune(|_| false).unwrap();
