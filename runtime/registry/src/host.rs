@@ -36,6 +36,8 @@ pub(crate) struct Host {
 pub(crate) enum HostError {
     #[error("prepare to speak to it")]
     Client(#[source] OciDistributionError),
+    #[error("a certificate that is to be trusted is not in PEM")]
+    Certificate,
     #[error("speak to it")]
     Request(#[source] OciDistributionError),
     #[error("what it sends is not what was asked for")]
@@ -81,6 +83,10 @@ impl HostError {
 
 impl Host {
     pub(crate) fn new(host: &securectr_registry::Host, patience: Patience) -> Result<Self, HostError> {
+        // The library takes what has none for nothing.
+        if !host.certificates.iter().all(|pem| pem.contains("-----BEGIN CERTIFICATE-----")) {
+            return Err(HostError::Certificate);
+        }
         let certificate =
             |pem: &String| Certificate { encoding: CertificateEncoding::Pem, data: pem.clone().into_bytes() };
         let config = ClientConfig {

@@ -7,7 +7,7 @@ use std::{
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
-    path_beneath_rules,
+    make_bitflags, path_beneath_rules,
 };
 use securectr_jail::{self as jail, JailError, Limits};
 use securectr_registry::Request;
@@ -53,7 +53,10 @@ pub(crate) fn enter(request: &Request) -> Result<(), EnterError> {
     jail::limit_memory(MAX_MEMORY)?;
     jail::restrict_privileges(jail::CAP_DAC_OVERRIDE)?;
     let read = AccessFs::from_read(ABI_TRIED) & !AccessFs::Execute;
-    let write = AccessFs::from_all(ABI_TRIED) & !AccessFs::Execute;
+    // A blob gets its name in another directory: that is Refer.
+    let write = make_bitflags!(AccessFs::{
+        ReadFile | ReadDir | WriteFile | Truncate | MakeReg | MakeDir | RemoveFile | RemoveDir | Refer
+    });
     Ruleset::default()
         .handle_access(AccessFs::from_all(ABI_TRIED))?
         .handle_access(AccessNet::BindTcp)?

@@ -40,7 +40,7 @@ pub struct Host {
     pub address: String,
     /// HTTP without TLS.
     pub plain_http: bool,
-    /// In PEM, one certificate each: who may sign for this host, beside those whom the system trusts.
+    /// In PEM, each one or several certificates: who may sign for this host, beside those whom the system trusts.
     pub certificates: Vec<String>,
     pub credentials: Option<Credentials>,
 }

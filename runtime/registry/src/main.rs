@@ -21,6 +21,9 @@ use securectr_registry::{Event, Request};
 
 use crate::parent::Parent;
 
+/// For names that are resolved, and for disks.
+const MAX_WAITING_THREADS: usize = 8;
+
 /// 0: the destination is complete. 1: it is not, and the parent knows why, or has gone.
 fn main() -> ExitCode {
     let parent = Parent;
@@ -42,7 +45,10 @@ fn run(parent: &Parent) -> Result<(), Box<dyn Error>> {
     // ring, since it needs no more than a C compiler to build.
     let provider = rustls::crypto::ring::default_provider();
     provider.install_default().map_err(|_| "a provider of cryptography is there already")?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(MAX_WAITING_THREADS)
+        .enable_all()
+        .build()?;
     runtime.block_on(fetch::image(&request, parent))?;
     parent.send(&Event::Done);
     Ok(())

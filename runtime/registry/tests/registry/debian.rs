@@ -2,9 +2,8 @@
 
 use std::{
     fs,
-    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     thread,
     time::{Duration, Instant},
 };
@@ -37,55 +36,63 @@ impl Storage {
     }
 
     pub(crate) fn open(&self) -> Registry {
-        self.serve("", "")
+        self.serve("open", "", "")
     }
 
     /// With one user.
     pub(crate) fn with_login(&self) -> Registry {
         let file = self.directory.path().join("htpasswd");
         fs::write(&file, LINE).unwrap();
-        self.serve("", &format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", file.display()))
+        self.serve(
+            "login",
+            "",
+            &format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", file.display()),
+        )
     }
 
     /// By TLS, for `localhost`. Answers also with the certificate of who has signed for it, in PEM.
     pub(crate) fn with_tls(&self) -> (Registry, String) {
         let [authority, certificate, key] = certificates(self.directory.path());
         let tls = format!("  tls:\n    certificate: {}\n    key: {}\n", certificate.display(), key.display());
-        (self.serve(&tls, ""), fs::read_to_string(authority).unwrap())
+        (self.serve("tls", &tls, ""), fs::read_to_string(authority).unwrap())
     }
 
-    fn serve(&self, http: &str, more: &str) -> Registry {
+    fn serve(&self, name: &str, http: &str, more: &str) -> Registry {
         let storage = self.directory.path();
-        // Another may take the port in between; then the program below ends at once.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        let port = address.rsplit(':').next().unwrap();
-        let config = storage.join(format!("config-{port}.yml"));
+        let config = storage.join(name).with_extension("yml");
+        let log = config.with_extension("log");
         let text = format!(
-            "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    \
-             rootdirectory: {}\nhttp:\n  addr: {address}\n{http}{more}",
+            "version: 0.1\nlog:\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: {}\n\
+             http:\n  addr: 127.0.0.1:0\n{http}{more}",
             storage.join("registry").display()
         );
         fs::write(&config, text).unwrap();
-        let log = fs::File::create(storage.join(format!("log-{port}"))).unwrap();
+        let log_file = fs::File::create(&log).unwrap();
         let process = Command::new("docker-registry")
             .arg("serve")
             .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(log)
+            .stdout(log_file.try_clone().unwrap())
+            .stderr(log_file)
             .spawn()
             .expect("run docker-registry of the Debian package of that name");
-        let mut registry = Registry { address: address.clone(), process };
+        let mut registry = Registry { address: String::new(), process };
         let begin = Instant::now();
-        while TcpStream::connect(&address).is_err() {
+        while registry.address.is_empty() {
+            let told = fs::read_to_string(&log).unwrap();
             let ended = registry.process.try_wait().unwrap();
-            assert!(
-                ended.is_none() && begin.elapsed() < Duration::from_secs(20),
-                "docker-registry: {ended:?}"
-            );
+            assert!(ended.is_none() && begin.elapsed() < Duration::from_secs(20), "docker-registry: {told}");
             thread::sleep(Duration::from_millis(20));
+            registry.address = listening_on(&told).unwrap_or_default();
         }
         registry
     }
+}
+
+/// The address that it has chosen, as it tells: `msg="listening on 127.0.0.1:PORT"`, or with `, tls` at the end.
+fn listening_on(log: &str) -> Option<String> {
+    let (_, rest) = log.split_once("listening on ")?;
+    let (address, _) = rest.split_once([',', '"'])?;
+    Some(address.to_owned())
 }
 
 impl Registry {

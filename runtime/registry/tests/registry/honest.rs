@@ -1,6 +1,6 @@
 //! What is pushed comes out: all that registries and images differ in.
 
-use std::{fs, net::TcpListener, process::Command};
+use std::{fs, process::Command};
 
 use securectr_registry::{Event, Platform};
 use serde_json::{Value, json};
@@ -14,6 +14,9 @@ use crate::{
     program::{Place, fetch, plain, start, start_in},
     wire::{Break, Wire},
 };
+
+/// tcpmux: nobody serves that any more.
+const CLOSED: &str = "127.0.0.1:1";
 
 /// The destination is a layout of exactly this image.
 fn assert_is_there(place: &Place, name: &str, image: &Image) {
@@ -87,13 +90,12 @@ fn what_is_missing_is_told_apart() {
     let storage = Storage::new();
     let registry = storage.open();
     registry.push("app", "1", &Image::oci(&[b"layer"]));
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let wrong_digest = format!("registry.example.com/app@{}", sha256(b"another"));
     for (name, address, cause) in [
         ("registry.example.com/app:2", &registry.address, "it has the image, but no tag '2'"),
         ("registry.example.com/none:1", &registry.address, "it has no such image"),
         (&wrong_digest, &registry.address, "it has not what was asked for"),
-        ("registry.example.com/app:1", &closed, "Connection refused"),
+        ("registry.example.com/app:1", &CLOSED.to_owned(), "Connection refused"),
         ("registry.example.com/app", &registry.address, "is not whole"),
     ] {
         let place = Place::new();
@@ -127,11 +129,10 @@ fn layers_that_are_present_stay_where_they_are() {
 fn what_one_host_has_not_the_next_has() {
     let (storage, other) = (Storage::new(), Storage::new());
     let (registry, empty) = (storage.open(), other.open());
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let image = Image::oci(&[b"layer"]);
     registry.push("team/app", "1", &image);
     let place = Place::new();
-    let hosts = [plain(&closed), plain(&empty.address), plain(&registry.address)];
+    let hosts = [plain(CLOSED), plain(&empty.address), plain(&registry.address)];
     let outcome = fetch(&place.request("registry.example.com/team/app:1", &hosts));
     assert!(outcome.is_done(), "{outcome:?}");
     let failed: Vec<_> = outcome
@@ -142,7 +143,7 @@ fn what_one_host_has_not_the_next_has() {
             _ => None,
         })
         .collect();
-    assert_eq!(failed, [&closed, &empty.address]);
+    assert_eq!(failed, [CLOSED, &empty.address]);
     assert_is_there(&place, "registry.example.com/team/app:1", &image);
 }
 

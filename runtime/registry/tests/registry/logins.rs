@@ -1,5 +1,7 @@
 //! Who asks, and who answers: passwords, tokens, TLS.
 
+use std::{fs, process::Command};
+
 use securectr_registry::{Credentials, Host};
 use serde_json::json;
 
@@ -7,7 +9,7 @@ use crate::{
     answers::{Answer, Server},
     debian::{PASSWORD, Storage, USERNAME},
     image::Image,
-    program::{Outcome, Place, fetch, plain, with_password},
+    program::{Outcome, Place, fetch, plain, start_in, with_password},
 };
 
 fn fetched_from(host: Host) -> Outcome {
@@ -42,12 +44,22 @@ fn tls_needs_who_has_signed() {
     };
     let trusted = fetched_from(host("localhost", &[&authority]));
     assert!(trusted.is_done(), "{trusted:?}");
+    let both = format!("{}{authority}", Storage::new().with_tls().1);
+    assert!(fetched_from(host("localhost", &[&both])).is_done(), "one of a bundle");
+    let place = Place::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_securectr-registry"));
+    let bundle = tempfile::NamedTempFile::new().unwrap();
+    fs::write(bundle.path(), &both).unwrap();
+    command.env("SSL_CERT_FILE", bundle.path());
+    let request = place.request("registry.example.com/app:1", &[host("localhost", &[])]);
+    let outcome = start_in(command, &request).outcome();
+    assert!(outcome.is_done(), "one that the system trusts: {outcome:?}");
     let unknown = fetched_from(host("localhost", &[]));
     assert!(unknown.cause().contains("UnknownIssuer"), "{unknown:?}");
     let another = fetched_from(host("127.0.0.1", &[&authority]));
     assert!(another.cause().contains("not valid for name"), "{another:?}");
     let damaged = fetched_from(host("localhost", &[&"no certificate".to_owned()]));
-    assert!(!damaged.is_done(), "{damaged:?}");
+    assert!(damaged.cause().contains("is not in PEM"), "{damaged:?}");
 }
 
 /// A registry that works with tokens: one for whoever has this header.
