@@ -15,7 +15,7 @@ const MOST_LINES: usize = 400;
 
 /// Which workspace packages a package may use: each is a trust border, see ARCHITECTURE.md.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("securectr", &["securectr-image", "securectr-sandbox"]),
+    ("securectr", &["securectr-image", "securectr-registry", "securectr-sandbox"]),
     ("securectr-agent", &["securectr-protocol"]),
     ("securectr-bench", &[]),
     ("securectr-files", &["securectr-jail"]),

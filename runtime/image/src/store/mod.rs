@@ -1,14 +1,17 @@
-//! The store: images that were made once, found again by what they are made of.
+//! The store: images by name, and root file systems that were made once, found again by what they are made of.
 //!
 //! ```text
 //! DIR/v1/images/<digest of the configuration>/rootfs.erofs    the merged layers
 //!                                            /image.json      written last: without it the folder counts for nothing
 //! DIR/v1/sources/<digest of the reference>                    which image an archive held when it was last looked at
+//! DIR/v1/index.json, blobs/sha256/<digest>                    images by name, as an OCI layout: `library`, `content`
+//! DIR/v1/pulls/<digest of the name>/                          pulls that are not at their end: `pull`
 //! ```
-//! A start from the store reads the last one, compares it with `stat` of the archive, and opens the first two: no archive is read.
+//! A start opens the first two. Before that, of an archive it reads its source's record and compares it with `stat` of the archive, of
+//! a name it reads the index: no archive and no blob is read.
 //!
 //! One lock per image: flock(2) on its folder, held while it is made. Whoever holds it owns every file in there, so that what a
-//! killed process left is simply removed. No other lock is taken while it is held.
+//! killed process left is simply removed. No other lock is taken while it is held. `library` has the others.
 
 mod add;
 mod content;
