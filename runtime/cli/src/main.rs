@@ -7,6 +7,7 @@ mod args;
 mod bundle;
 mod capabilities;
 mod check;
+mod container;
 mod images;
 mod install;
 mod oci;

@@ -9,11 +9,8 @@ use anyhow::{Context, Result, bail};
 use securectr_sandbox::{SandboxId, Stats};
 use serde_json::{Value, json};
 
-use super::{
-    args::Events,
-    control::{Answer, Client, Request},
-    record::{Records, Status},
-};
+use super::args::Events;
+use crate::container::{Answer, Client, Records, Request, Status};
 
 const NS_PER_US: u64 = 1000;
 

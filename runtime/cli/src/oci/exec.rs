@@ -14,17 +14,12 @@ use rustix::process::setsid;
 use securectr_sandbox::{Config, Streams};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{
-    args::Exec,
-    console::Console,
-    control::{Answer, Client, Request, Wanted},
-    create::{again, report, spawn_and_hear, write_pid},
-    monitor,
-    record::{Place, Records, Status},
-    sys,
-};
+use super::{args::Exec, console::Console, create::write_pid, monitor};
 use crate::{
     args::Global,
+    container::{
+        Answer, Client, Place, Records, Request, Status, Wanted, again, inherited, report, spawn_and_hear,
+    },
     signals::{self, Outside},
     streams::Output,
     terminal::{self, RawMode},
@@ -34,7 +29,7 @@ pub(super) fn exec(exec: &Exec, records: &Records, global: &Global) -> Result<u8
     if exec.detach {
         return detach(exec, records, global);
     }
-    let ready = exec.ready_fd.map(sys::inherited).transpose().context("take over the pipe")?;
+    let ready = exec.ready_fd.map(inherited).transpose().context("take over the pipe")?;
     if ready.is_some() {
         // Nobody's terminal interrupts what was left behind.
         let _ = setsid();

@@ -3,15 +3,11 @@
 
 mod args;
 mod console;
-mod control;
 mod create;
 mod events;
 mod exec;
-mod incarnation;
 mod monitor;
-mod record;
 mod show;
-mod sys;
 mod update;
 mod verbs;
 
@@ -19,11 +15,11 @@ use anyhow::Result;
 
 pub(crate) use args::{Options, Verb};
 
-use crate::args::Global;
+use crate::{args::Global, container::Records};
 
 /// Carries a verb out; answers with the exit code.
 pub(crate) fn act(verb: &Verb, global: &Global) -> Result<u8> {
-    let records = record::Records::open(global.oci.root.as_deref())?;
+    let records = Records::open(global.oci.root.as_deref())?;
     match verb {
         Verb::Create(create) => create::create(create, &records, global),
         Verb::Monitor(monitor) => monitor::monitor(monitor, &records, global),

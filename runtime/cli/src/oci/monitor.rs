@@ -1,11 +1,9 @@
 //! The process that a container is on this side: it holds the machine, has the pid that engines record, carries the streams, and ends
 //! as the container ends.
 
-mod serve;
-
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::SystemTime,
 };
 
@@ -19,16 +17,13 @@ use securectr_sandbox::{
 };
 use tokio::{net::UnixListener, task::JoinSet, time::timeout};
 
-use super::{
-    args::Monitor,
-    console::Console,
-    create::report,
-    incarnation::Incarnation,
-    record::{LAST_WORDS_LIMIT, OCI_VERSION, Place, Record, Records, Status},
-    sys,
-};
+use super::{args::Monitor, console::Console};
 use crate::{
     args::Global,
+    container::{
+        Book, Incarnation, LAST_WORDS_LIMIT, Record, Records, Status, hook_state, inherited, report, serve,
+        turn,
+    },
     report::Report,
     run,
     signals::{self, Outside},
@@ -38,7 +33,7 @@ use crate::{
 
 /// Runs in the bundle. Nothing but the container's end ends it.
 pub(super) fn monitor(args: &Monitor, records: &Records, global: &Global) -> Result<u8> {
-    let ready = sys::inherited(args.ready_fd).context("take over the pipe to create")?;
+    let ready = inherited(args.ready_fd).context("take over the pipe to create")?;
     let _ = setsid();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
@@ -73,30 +68,6 @@ struct Watched {
     /// Its network may be the container's.
     _anchor: Anchor,
     book: Arc<Mutex<Book>>,
-}
-
-/// What is written down of it: a status follows another and never goes back.
-struct Book {
-    place: Place,
-    record: Record,
-}
-
-impl Book {
-    fn turn(&mut self, status: Status) -> Result<()> {
-        if self.record.status == Status::Stopped {
-            return Ok(());
-        }
-        self.record.status = status;
-        self.place.write(&self.record)
-    }
-}
-
-fn turn(book: &Mutex<Book>, status: Status) -> Result<()> {
-    book.lock().unwrap_or_else(PoisonError::into_inner).turn(status)
-}
-
-fn record(book: &Mutex<Book>) -> Record {
-    book.lock().unwrap_or_else(PoisonError::into_inner).record.clone()
 }
 
 async fn make(args: &Monitor, records: &Records, global: &Global) -> Result<Watched> {
@@ -194,18 +165,6 @@ fn first_record(args: &Monitor, bundle: &Path, spec: &Spec) -> Result<Record> {
         cgroup: HostCgroup::of(spec)?,
         poststop: spec.hooks().as_ref().and_then(|hooks| hooks.poststop().clone()).unwrap_or_default(),
     })
-}
-
-/// What the host's hooks are told.
-pub(super) fn hook_state(record: &Record, pid: i32) -> HookState {
-    HookState {
-        oci_version: OCI_VERSION.to_owned(),
-        id: record.id.clone(),
-        status: record.status.name(),
-        pid,
-        bundle: record.bundle.clone(),
-        annotations: record.annotations.clone(),
-    }
 }
 
 fn plan(args: &Monitor, record: &Record, spec: Spec) -> Result<ContainerPlan> {

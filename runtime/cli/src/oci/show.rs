@@ -9,11 +9,11 @@ use anyhow::{Context, Result};
 use securectr_sandbox::{SandboxId, features as features_of_runtime};
 use serde_json::{Value, json};
 
-use super::{
-    args::{Format, List, Ps, Spec},
-    record::{OCI_VERSION, Record, Records, Status},
+use super::args::{Format, List, Ps, Spec};
+use crate::{
+    bundle::DEFAULT_SPEC,
+    container::{OCI_VERSION, Record, Records, Status},
 };
-use crate::bundle::DEFAULT_SPEC;
 
 /// The state document of the runtime spec, with what runc adds.
 pub(super) fn state(records: &Records, id: &SandboxId) -> Result<u8> {

@@ -5,11 +5,8 @@ use std::{fs, io::stdin};
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 
-use super::{
-    args::Update,
-    control::{Client, Request},
-    record::{Records, Status},
-};
+use super::args::Update;
+use crate::container::{Client, Records, Request, Status};
 
 pub(super) fn update(update: &Update, records: &Records) -> Result<u8> {
     let place = records.find(&update.id)?;

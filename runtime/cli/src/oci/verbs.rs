@@ -11,10 +11,9 @@ use securectr_sandbox::SandboxId;
 
 use super::{
     args::{Delete, Kill},
-    control::{Answer, Client, Request},
     monitor,
-    record::{Place, Record, Records, Status},
 };
+use crate::container::{Answer, Client, Place, Record, Records, Request, Status};
 
 /// How long a killed monitor may take to be gone.
 const GONE_LIMIT: Duration = Duration::from_secs(10);

@@ -8,7 +8,7 @@ use std::{
 use rustix::io::{FdFlags, fcntl_setfd};
 
 /// Takes over a descriptor that `create` or `exec` opened for this process. It must be asked for once.
-pub(super) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     if number <= libc::STDERR_FILENO {
         return Err(io::ErrorKind::InvalidInput.into());
     }

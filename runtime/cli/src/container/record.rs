@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::Hook;
 use rustix::process::geteuid;
-use securectr_sandbox::{HostCgroup, SandboxId};
+use securectr_sandbox::{HookState, HostCgroup, SandboxId};
 use serde::{Deserialize, Serialize};
 
 use super::incarnation::Incarnation;
@@ -44,7 +44,7 @@ impl Status {
 }
 
 /// How long those who wait for the end, and a slow reader of the last output, may hold it up, each.
-pub(super) const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
+pub(crate) const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 
 /// The version of the runtime spec that is spoken.
 pub(crate) const OCI_VERSION: &str = "1.2.0";
@@ -165,6 +165,18 @@ impl Place {
             cgroup.remove();
         }
         Ok(record)
+    }
+}
+
+/// What the host's hooks are told.
+pub(crate) fn hook_state(record: &Record, pid: i32) -> HookState {
+    HookState {
+        oci_version: OCI_VERSION.to_owned(),
+        id: record.id.clone(),
+        status: record.status.name(),
+        pid,
+        bundle: record.bundle.clone(),
+        annotations: record.annotations.clone(),
     }
 }
 

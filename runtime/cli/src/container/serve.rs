@@ -16,14 +16,14 @@ use tokio::{
     net::UnixStream,
 };
 
-use super::{Book, hook_state, record, turn};
-use crate::oci::{
+use super::{
+    book::{Book, record, turn},
     control::{self, Answer, MAX_LEN, Request},
-    record::Status,
+    record::{Status, hook_state},
 };
 
 /// What a connection acts on.
-pub(super) struct Container {
+pub(crate) struct Container {
     pub sandbox: Arc<Sandbox>,
     pub init: Arc<Process>,
     pub id: SandboxId,
@@ -37,7 +37,7 @@ pub(super) struct Container {
 struct Added(Option<(ProcessName, Arc<Process>)>);
 
 /// Until the other side has no more to say.
-pub(super) async fn serve(connection: UnixStream, container: Container) {
+pub(crate) async fn serve(connection: UnixStream, container: Container) {
     let mut reader = BufReader::new(connection);
     let mut added = Added::default();
     loop {

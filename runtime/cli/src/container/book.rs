@@ -1,0 +1,30 @@
+//! What a monitor writes down of its container: a status follows another and never goes back.
+
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::Result;
+
+use super::record::{Place, Record, Status};
+
+pub(crate) struct Book {
+    pub place: Place,
+    pub record: Record,
+}
+
+impl Book {
+    pub(crate) fn turn(&mut self, status: Status) -> Result<()> {
+        if self.record.status == Status::Stopped {
+            return Ok(());
+        }
+        self.record.status = status;
+        self.place.write(&self.record)
+    }
+}
+
+pub(crate) fn turn(book: &Mutex<Book>, status: Status) -> Result<()> {
+    book.lock().unwrap_or_else(PoisonError::into_inner).turn(status)
+}
+
+pub(crate) fn record(book: &Mutex<Book>) -> Record {
+    book.lock().unwrap_or_else(PoisonError::into_inner).record.clone()
+}
