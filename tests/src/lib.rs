@@ -10,6 +10,7 @@ pub mod registry;
 mod run;
 pub mod shim;
 mod terminal;
+mod user;
 
 use std::{
     fs,
@@ -28,6 +29,7 @@ pub use containerd::{
 pub use lan::Lan;
 pub use run::{Finished, Started, run, run_in, securectr};
 pub use terminal::Terminal;
+pub use user::User;
 
 /// The top of the checkout.
 pub fn checkout() -> &'static Path {

@@ -8,7 +8,7 @@ use std::{
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use securectr_sandbox::SandboxId;
 
-use crate::{images, install, oci};
+use crate::{container::Restart, images, inspect, install, kept, oci, signals};
 
 /// Run containers, each in a microVM with a kernel of its own
 #[derive(Debug, Parser)]
@@ -52,6 +52,10 @@ pub(crate) enum Command {
     Install(install::Install),
     /// Take back what install did
     Uninstall(install::Setup),
+    /// Print all that is known of containers and images, as JSON
+    Inspect(inspect::Inspect),
+    #[command(flatten)]
+    Kept(kept::Verb),
     #[command(flatten)]
     Image(images::Verb),
     #[command(flatten)]
@@ -72,9 +76,24 @@ pub(crate) struct Check {
                   optional :TAG."
 )]
 pub(crate) struct Run {
-    /// Remove the container when it ends (always so: accepted for docker's sake)
+    /// Leave the container behind and print its id; without it, nothing of the container stays
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Remove the container when it ends
     #[arg(long)]
     pub rm: bool,
+    /// What follows the end of a container that was left behind: no, on-failure[:TIMES], always or unless-stopped
+    #[arg(long, value_name = "POLICY", default_value = "no", requires = "detach", conflicts_with = "rm")]
+    pub restart: Restart,
+    /// Signal by which stop stops it [default: the image's, or TERM]
+    #[arg(long, value_name = "SIGNAL", value_parser = signals::number)]
+    pub stop_signal: Option<u32>,
+    /// How long it may take to stop, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub stop_timeout: Option<u64>,
+    /// Mark it with a word and a value, for ps --filter
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = label)]
+    pub label: Vec<(String, String)>,
     /// When the image is fetched from its registry
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     pub pull: images::PullPolicy,
@@ -142,6 +161,11 @@ pub(crate) struct Run {
     /// The image, unless --rootfs is given, then the command and its arguments
     #[arg(trailing_var_arg = true, value_name = "IMAGE [COMMAND [ARG...]]")]
     pub words: Vec<OsString>,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    if name.is_empty() { Err("a label has a name".to_owned()) } else { Ok((name.into(), value.into())) }
 }
 
 /// Where a container's network comes from.

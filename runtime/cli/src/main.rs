@@ -9,7 +9,9 @@ mod capabilities;
 mod check;
 mod container;
 mod images;
+mod inspect;
 mod install;
+mod kept;
 mod oci;
 mod output;
 mod paths;
@@ -31,7 +33,7 @@ use crate::{
 };
 
 /// Our own failure, as for docker run.
-const OWN_FAILURE: u8 = 125;
+pub(crate) const OWN_FAILURE: u8 = 125;
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
@@ -44,23 +46,31 @@ fn main() -> ExitCode {
     };
     let report = Report::new(args.global.log_format, args.global.oci.log.as_deref());
     let result = match &args.command {
+        Command::Run(run) if run.detach => kept::detach(run, &args.global, &report),
         Command::Run(run) => run::run(run, &args.global, &report),
         Command::Check(check) => check::check(check, &args.global),
         Command::Install(options) => install::install(options, &args.global),
         Command::Uninstall(options) => install::uninstall(options),
+        Command::Inspect(inspect) => inspect::inspect(inspect, &args.global, &report),
+        Command::Kept(verb) => kept::act(verb, &args.global, &report),
         Command::Image(verb) => images::act(verb, &args.global, &report),
-        Command::Oci(verb) => oci::act(verb, &args.global),
+        Command::Oci(verb) => oci::act(verb, &args.global, &report),
     };
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             report.error(&error);
             // As runc for any failure, and docker but for run.
-            ExitCode::from(if matches!(args.command, Command::Oci(_) | Command::Image(_)) {
-                1
-            } else {
-                OWN_FAILURE
-            })
+            ExitCode::from(
+                if matches!(
+                    args.command,
+                    Command::Oci(_) | Command::Inspect(_) | Command::Image(_) | Command::Kept(_)
+                ) {
+                    1
+                } else {
+                    OWN_FAILURE
+                },
+            )
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, fs::File, path::Path};
 
 use anyhow::{Context, Result, bail};
-use securectr_image::{Image, ImageConfig, Reference, Store, User};
+use securectr_image::{Digest, Image, ImageConfig, Reference, Store, User};
 use securectr_sandbox::{
     Disks, End, ExitStatus, Host, Installation, LaunchFailure, OomKilled, Plan, ProcessName, Reach,
     RootSource, Sandbox, SandboxError, SandboxId, Settings, StateRoot, StreamsWanted, Writable, plan,
@@ -40,7 +40,7 @@ pub(crate) fn run(run: &Run, global: &Global, report: &Report) -> Result<u8> {
     if let Some(kernel) = &run.kernel {
         installation.kernel = kernel.clone();
     }
-    let Root { source, image, config, user, command } = root(run, global, report)?;
+    let Root { source, image, config, user, command, .. } = root(run, global, report)?;
     timeline.stamp("image");
     let id = run.name.clone().map_or_else(SandboxId::random, Ok).context("make a name")?;
     let source = Source { id: &id, run, command, image: &config, user: &user, root: source };
@@ -82,21 +82,27 @@ fn killed_by(error: &anyhow::Error) -> Option<i32> {
 }
 
 /// What a container is made from.
-struct Root<'a> {
-    source: RootSource,
-    image: Option<File>,
-    config: ImageConfig,
-    user: User,
+pub(crate) struct Root<'a> {
+    pub source: RootSource,
+    pub image: Option<File>,
+    /// Of the image's configuration.
+    pub digest: Option<Digest>,
+    /// The image as it was typed.
+    pub typed: String,
+    pub config: ImageConfig,
+    pub user: User,
     /// The words behind the image.
-    command: &'a [OsString],
+    pub command: &'a [OsString],
 }
 
-fn root<'a>(run: &'a Run, global: &Global, report: &Report) -> Result<Root<'a>> {
+pub(crate) fn root<'a>(run: &'a Run, global: &Global, report: &Report) -> Result<Root<'a>> {
     if let (Some(directory), true) = (&run.rootfs, run.in_place) {
         let failed = || format!("cannot use the directory {} as a container's root", directory.display());
         return Ok(Root {
             source: RootSource::Directory(directory.canonicalize().with_context(failed)?),
             image: None,
+            digest: None,
+            typed: String::new(),
             config: ImageConfig::default(),
             user: User::by_number(run.user.as_deref().unwrap_or_default())?,
             command: &run.words,
@@ -104,7 +110,16 @@ fn root<'a>(run: &'a Run, global: &Global, report: &Report) -> Result<Root<'a>> 
     }
     let (image, command) = image(run, global, report)?;
     let user = image.resolve_user(run.user.as_deref().unwrap_or(&image.config.user))?;
-    Ok(Root { source: RootSource::Image, image: Some(image.rootfs), config: image.config, user, command })
+    let typed = run.words.first().filter(|_| run.rootfs.is_none()).map(|word| word.to_string_lossy().into());
+    Ok(Root {
+        source: RootSource::Image,
+        image: Some(image.rootfs),
+        digest: image.digest,
+        typed: typed.unwrap_or_default(),
+        config: image.config,
+        user,
+        command,
+    })
 }
 
 /// Opens the image, and tells it from the command behind it.
@@ -239,7 +254,7 @@ impl Session<'_> {
 }
 
 /// As a shell tells it.
-fn launch_code(failure: &LaunchFailure) -> u8 {
+pub(crate) fn launch_code(failure: &LaunchFailure) -> u8 {
     match failure.source.kind() {
         std::io::ErrorKind::NotFound => NOT_FOUND,
         _ => NOT_EXECUTABLE,

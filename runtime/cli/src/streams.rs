@@ -22,12 +22,15 @@ const BUFFER_LEN: usize = 64 * 1024;
 /// Output that is still on its way.
 pub(crate) struct Output(Vec<oneshot::Receiver<()>>);
 
+/// Where output goes.
+pub(crate) type Sink = Box<dyn Write + Send>;
+
 /// Our side of the streams.
 pub(crate) struct Ends {
     pub stdin: File,
-    pub stdout: File,
+    pub stdout: Sink,
     /// Where errors do not go to standard output.
-    pub stderr: Option<File>,
+    pub stderr: Option<Sink>,
 }
 
 impl Ends {
@@ -35,8 +38,8 @@ impl Ends {
     pub(crate) fn standard() -> io::Result<Self> {
         Ok(Self {
             stdin: stdio::stdin().try_clone_to_owned()?.into(),
-            stdout: stdio::stdout().try_clone_to_owned()?.into(),
-            stderr: Some(stdio::stderr().try_clone_to_owned()?.into()),
+            stdout: Box::new(File::from(stdio::stdout().try_clone_to_owned()?)),
+            stderr: Some(Box::new(File::from(stdio::stderr().try_clone_to_owned()?))),
         })
     }
 }
@@ -76,7 +79,7 @@ fn feed(mut ours: File, mut theirs: &UnixStream) {
 fn drain(
     name: &str,
     mut theirs: UnixStream,
-    mut ours: File,
+    mut ours: Sink,
     timeline: Timeline,
 ) -> io::Result<oneshot::Receiver<()>> {
     let (done, receiver) = oneshot::channel();
@@ -84,6 +87,7 @@ fn drain(
         // A reader of ours that is gone must look gone to the container, too: the stream is closed either way.
         let _ = copy(&mut theirs, &mut ours, || timeline.stamp("first_byte"));
         let _ = theirs.shutdown(Shutdown::Both);
+        drop(ours);
         let _ = done.send(());
     })?;
     Ok(receiver)

@@ -1,5 +1,5 @@
-//! Private writable disks: a copy each of one empty ext4 file system. It is sparse, so a copy is a few hundred kilobytes, and it
-//! has no name, so nothing is left of it when the VMM that holds it ends.
+//! Private writable disks: a copy each of an empty ext4 file system. It is sparse, so a copy is a few hundred kilobytes. Most have no
+//! name, so nothing is left of them when the VMM that holds one ends.
 
 use std::{
     fs::{self, File},
@@ -17,10 +17,21 @@ use thiserror::Error;
 /// What a container may write at most; blocks are taken from the host as they are written.
 const SIZE: u64 = 10 << 30;
 
-/// Grows when [`MKE2FS_OPTIONS`] or [`SIZE`] change: the empty file system is made once and kept.
-const TEMPLATE: &str = "empty-1.ext4";
+/// An empty file system, made once and kept.
+struct Template {
+    /// Its number grows when the options or [`SIZE`] change.
+    name: &'static str,
+    features: &'static [&'static str],
+}
 
-/// No journal: after a crash of its guest nobody reads this disk again. One flex group keeps the metadata, and so the copy, small.
+/// No journal: after a crash of its guest nobody reads this disk again.
+const PASSING: Template = Template { name: "empty-1.ext4", features: &["-O", "^has_journal,^resize_inode"] };
+
+/// Its guest may be killed, and the next one finds it whole. The journal is a hole until it is used.
+const LASTING: Template =
+    Template { name: "empty-journal-1.ext4", features: &["-O", "^resize_inode", "-J", "size=16"] };
+
+/// One flex group keeps the metadata, and so the copy, small.
 const MKE2FS_OPTIONS: &[&str] = &[
     "-q",
     "-F",
@@ -30,10 +41,8 @@ const MKE2FS_OPTIONS: &[&str] = &[
     "0",
     "-G",
     "4096",
-    "-O",
-    "^has_journal,^resize_inode",
     "-E",
-    "lazy_itable_init=1,nodiscard,root_owner=0:0",
+    "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0",
 ];
 
 /// Debian keeps it where an ordinary user's PATH does not lead.
@@ -54,28 +63,52 @@ fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> D
     move |source| DiskError::Io { operation, path, source }
 }
 
-/// Makes an empty disk, on the file system of `directory`.
+/// Makes an empty disk without a name, on the file system of `directory`.
 pub fn writable_disk(directory: &Path) -> Result<File, DiskError> {
-    fs::create_dir_all(directory).map_err(io_error("make the directory of writable disks", directory))?;
-    let path = directory.join(TEMPLATE);
-    let template = match File::open(&path) {
-        Ok(template) => template,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => make_template(directory, &path)?,
-        Err(error) => return Err(io_error("open the empty disk", &path)(error)),
-    };
+    let (template, path) = open(&PASSING, directory)?;
     let disk = tempfile::tempfile_in(directory).map_err(io_error("make a writable disk in", directory))?;
     copy_sparse(&template, &disk).map_err(io_error("copy the empty disk", &path))?;
     Ok(disk)
 }
 
+/// Opens the disk at `path`, and makes it, if it is not there: from then on it stays. The empty one that it is made of is kept in
+/// `directory`.
+pub fn lasting_disk(directory: &Path, path: &Path) -> Result<File, DiskError> {
+    match File::options().read(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened.map_err(io_error("open the writable disk", path)),
+    }
+    let (template, _) = open(&LASTING, directory)?;
+    let parent = path.parent().unwrap_or(directory);
+    let made = || {
+        let disk = tempfile::NamedTempFile::new_in(parent)?;
+        copy_sparse(&template, disk.as_file())?;
+        disk.persist(path).map_err(|error| error.error)
+    };
+    made().map_err(io_error("make the writable disk", path))
+}
+
+fn open(template: &Template, directory: &Path) -> Result<(File, PathBuf), DiskError> {
+    fs::create_dir_all(directory).map_err(io_error("make the directory of writable disks", directory))?;
+    let path = directory.join(template.name);
+    match File::open(&path) {
+        Ok(file) => Ok((file, path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Ok((make_template(template, directory, &path)?, path))
+        }
+        Err(error) => Err(io_error("open the empty disk", &path)(error)),
+    }
+}
+
 /// Under a name of its own until it is whole: of two who make it at once, the last one's stays.
-fn make_template(directory: &Path, path: &Path) -> Result<File, DiskError> {
+fn make_template(template: &Template, directory: &Path, path: &Path) -> Result<File, DiskError> {
     let unfinished =
         tempfile::NamedTempFile::new_in(directory).map_err(io_error("make the empty disk in", directory))?;
     unfinished.as_file().set_len(SIZE).map_err(io_error("size the empty disk in", directory))?;
     let output = Command::new("mke2fs")
         .env("PATH", PLACES_OF_MKE2FS)
         .args(MKE2FS_OPTIONS)
+        .args(template.features)
         .arg(unfinished.path())
         .output()
         .map_err(DiskError::NotRun)?;
@@ -140,6 +173,18 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let _disk = writable_disk(directory.path()).unwrap();
         let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-        assert_eq!(names, [TEMPLATE]);
+        assert_eq!(names, [PASSING.name]);
+    }
+
+    #[test]
+    fn a_lasting_disk_is_made_once_with_a_journal() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk");
+        let disk = lasting_disk(directory.path(), &path).unwrap();
+        assert!(disk.metadata().unwrap().blocks() * 512 < 1 << 20);
+        let again = lasting_disk(directory.path(), &path).unwrap();
+        assert_eq!(again.metadata().unwrap().ino(), disk.metadata().unwrap().ino());
+        let shown = Command::new("dumpe2fs").env("PATH", PLACES_OF_MKE2FS).arg("-h").arg(&path).output();
+        assert!(String::from_utf8_lossy(&shown.unwrap().stdout).contains("has_journal"));
     }
 }

@@ -10,5 +10,6 @@ mod pull;
 mod run;
 mod share_speed;
 mod shares;
+mod stay;
 mod streams;
 mod terminal;

@@ -2,48 +2,12 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command, thread};
 
+use crate::failures::SmallDisk;
 use anyhow::{Context, Result};
 use securectr_tests::{
-    Finished, Started, program,
+    Finished, Started, User, program,
     registry::{PASSWORD, Registry, USERNAME},
 };
-use tempfile::TempDir;
-
-use crate::failures::SmallDisk;
-
-/// A user with a store and a home of its own.
-struct User {
-    home: TempDir,
-}
-
-impl User {
-    fn new() -> Result<Self> {
-        Ok(Self { home: tempfile::tempdir()? })
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(program("securectr"));
-        command.env("HOME", self.home.path()).env_remove("XDG_CONFIG_HOME").env_remove("DOCKER_CONFIG");
-        command.arg("--store").arg(self.home.path().join("store")).args(words);
-        command
-    }
-
-    fn call(&self, words: &[&str]) -> Result<Finished> {
-        Started::spawn(&mut self.command(words))?.finish(b"")
-    }
-
-    fn succeed(&self, words: &[&str]) -> Result<String> {
-        let finished = self.call(words)?;
-        assert_eq!(finished.code, 0, "{words:?}: {finished:?}");
-        Ok(finished.out())
-    }
-
-    fn write(&self, path: &str, content: &str) -> Result<()> {
-        let path = self.home.path().join(path);
-        fs::create_dir_all(path.parent().context("a directory")?)?;
-        Ok(fs::write(path, content)?)
-    }
-}
 
 /// Files with content that belong to images.
 fn content(store: &Path) -> Result<String> {
@@ -67,9 +31,9 @@ fn an_image_that_is_not_here_is_fetched_once() -> Result<()> {
     let again = user.call(&["run", &name, "echo", "again"])?;
     assert_eq!((again.out().as_str(), again.err().as_str()), ("again\n", ""), "{again:?}");
     let listed = user.succeed(&["images", "--format", "{{.Repository}}:{{.Tag}}"])?;
-    assert_eq!(listed, format!("{name}\n"));
+    assert_eq!(listed, name);
     user.succeed(&["rmi", &name])?;
-    assert_eq!(content(&user.home.path().join("store"))?, "");
+    assert_eq!(content(&user.home().join("store"))?, "");
     let gone = user.call(&["run", &name, "true"])?;
     assert_eq!(gone.code, 125, "{gone:?}");
     Ok(())
@@ -88,7 +52,7 @@ fn a_newer_image_of_the_name_comes_when_it_is_asked_for() -> Result<()> {
     let tags = user.succeed(&["images", "--format", "{{.Tag}}"])?;
     assert_eq!(tags.lines().collect::<Vec<_>>(), ["1", "<none>"], "{tags}");
     user.succeed(&["image", "prune", "--force"])?;
-    assert_eq!(user.succeed(&["images", "--format", "{{.Tag}}"])?, "1\n");
+    assert_eq!(user.succeed(&["images", "--format", "{{.Tag}}"])?, "1");
     Ok(())
 }
 
@@ -101,7 +65,7 @@ fn a_digest_pins_what_is_fetched() -> Result<()> {
     let digest = pulled.lines().find_map(|line| line.strip_prefix("Digest: ")).context("a digest")?;
     let pinned = format!("{}/app@{digest}", registry.address);
     let other = User::new()?;
-    assert_eq!(other.succeed(&["run", &pinned, "echo", "pinned"])?, "pinned\n");
+    assert_eq!(other.succeed(&["run", &pinned, "echo", "pinned"])?, "pinned");
     let wrong = format!("{}/app@sha256:{}", registry.address, "0".repeat(64));
     let refused = other.call(&["pull", &wrong])?;
     assert_eq!(refused.code, 1, "{refused:?}");
@@ -119,15 +83,12 @@ fn credentials_are_dockers() -> Result<()> {
         "#!/bin/sh\necho '{{\"ServerURL\":\"x\",\"Username\":\"{USERNAME}\",\"Secret\":\"{PASSWORD}\"}}'\n"
     );
     user.write("bin/docker-credential-tests", &helper)?;
-    fs::set_permissions(
-        user.home.path().join("bin/docker-credential-tests"),
-        fs::Permissions::from_mode(0o755),
-    )?;
+    fs::set_permissions(user.home().join("bin/docker-credential-tests"), fs::Permissions::from_mode(0o755))?;
     user.write(
         ".docker/config.json",
         &format!("{{\"credHelpers\":{{\"{}\":\"tests\"}}}}", registry.address),
     )?;
-    let path = format!("{}:{}", user.home.path().join("bin").display(), std::env::var("PATH")?);
+    let path = format!("{}:{}", user.home().join("bin").display(), std::env::var("PATH")?);
     let pulled = Started::spawn(user.command(&["pull", "-q", &name]).env("PATH", path))?.finish(b"")?;
     assert_eq!((pulled.code, pulled.out()), (0, format!("{name}\n")), "{pulled:?}");
     user.write(".docker/config.json", "{")?;
@@ -161,13 +122,13 @@ fn two_who_pull_the_same_at_once_share_it() -> Result<()> {
         let pulls: Vec<_> = (0..3).map(|_| scope.spawn(|| user.succeed(&["pull", &name]))).collect();
         pulls.into_iter().try_for_each(|pull| {
             let said = pull.join().map_err(|_| anyhow::anyhow!("a pull panicked"))??;
-            assert!(said.ends_with(&format!("{name}\n")), "{said}");
+            assert!(said.ends_with(&name), "{said}");
             Ok::<_, anyhow::Error>(())
         })
     })?;
     assert_eq!(user.succeed(&["images", "-q"])?.lines().count(), 1);
     user.succeed(&["rmi", &name])?;
-    assert_eq!(content(&user.home.path().join("store"))?, "");
+    assert_eq!(content(&user.home().join("store"))?, "");
     Ok(())
 }
 
@@ -182,9 +143,9 @@ fn a_killed_pull_is_gone_on_with() -> Result<()> {
         pull.kill()?;
         pull.wait()?;
     }
-    assert_eq!(user.succeed(&["run", "--pull", "always", &name, "echo", "whole"])?, "whole\n");
+    assert_eq!(user.succeed(&["run", "--pull", "always", &name, "echo", "whole"])?, "whole");
     user.succeed(&["rmi", &name])?;
-    assert_eq!(content(&user.home.path().join("store"))?, "");
+    assert_eq!(content(&user.home().join("store"))?, "");
     Ok(())
 }
 
@@ -220,6 +181,6 @@ fn what_is_not_there_is_told_apart() -> Result<()> {
     assert!(refused.code == 1 && refused.err().contains("refused"), "{refused:?}");
     let refused = user.call(&["run", "--pull", "never", "app:1", "true"])?;
     assert!(refused.code == 125 && refused.err().contains("No such image: app:1"), "{refused:?}");
-    assert_eq!(content(&user.home.path().join("store"))?, "");
+    assert_eq!(content(&user.home().join("store"))?, "");
     Ok(())
 }

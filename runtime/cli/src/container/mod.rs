@@ -4,14 +4,20 @@
 mod book;
 mod control;
 mod incarnation;
+mod kept;
+mod locate;
 mod record;
-pub(crate) mod serve;
+mod serve;
 mod spawn;
 mod sys;
+mod watch;
 
-pub(crate) use book::{Book, turn};
+pub(crate) use book::Book;
 pub(crate) use control::{Answer, Client, Request, Wanted};
 pub(crate) use incarnation::Incarnation;
-pub(crate) use record::{LAST_WORDS_LIMIT, OCI_VERSION, Place, Record, Records, Status, hook_state};
-pub(crate) use spawn::{again, report, spawn_and_hear};
+pub(crate) use kept::{Ended, Kept, Restart};
+pub(crate) use locate::{Located, find, locate};
+pub(crate) use record::{OCI_VERSION, Place, Record, Records, Status, hook_state};
+pub(crate) use spawn::{NotBegun, again, let_go_of_streams, report, spawn_and_hear};
 pub(crate) use sys::inherited;
+pub(crate) use watch::Watched;

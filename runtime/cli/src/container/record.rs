@@ -13,11 +13,14 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::Hook;
-use rustix::process::geteuid;
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::geteuid,
+};
 use securectr_sandbox::{HookState, HostCgroup, SandboxId};
 use serde::{Deserialize, Serialize};
 
-use super::incarnation::Incarnation;
+use super::{incarnation::Incarnation, kept::Kept};
 
 /// As the runtime spec names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +69,9 @@ pub(crate) struct Record {
     /// The host's hooks for afterwards: what has become of config.json by then does not count.
     #[serde(default)]
     pub poststop: Vec<Hook>,
+    /// Of a container that `run -d` has made.
+    #[serde(default)]
+    pub kept: Option<Kept>,
 }
 
 /// The directory that holds all.
@@ -81,6 +87,11 @@ impl Records {
                 .context("find a place for records: XDG_RUNTIME_DIR is not set; use --root DIR")?,
         };
         Ok(Self(path))
+    }
+
+    /// Those of containers that `run -d` has made, in the store.
+    pub(crate) fn kept(store: &Path) -> Self {
+        Self(store.join("containers"))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -110,6 +121,16 @@ impl Records {
         Ok(Place(path))
     }
 
+    /// Held while a name is given.
+    pub(crate) fn lock(&self) -> Result<File> {
+        let locked = || {
+            let file = File::open(&self.0)?;
+            flock(&file, FlockOperation::LockExclusive)?;
+            Ok::<_, io::Error>(file)
+        };
+        locked().with_context(|| format!("lock {}", self.0.display()))
+    }
+
     pub(crate) fn all(&self) -> Result<Vec<Record>> {
         let entries = match fs::read_dir(&self.0) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -127,6 +148,10 @@ impl Records {
 pub(crate) struct Place(PathBuf);
 
 impl Place {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Does something with the monitor's socket, by a path that is short: an address has 107 bytes at most (unix(7)), and Docker's
     /// directories are longer.
     pub(crate) fn with_socket<T>(&self, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
@@ -197,6 +222,7 @@ mod tests {
             annotations: HashMap::new(),
             cgroup: None,
             poststop: Vec::new(),
+            kept: None,
         }
     }
 

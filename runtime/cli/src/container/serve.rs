@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::OwnedFd,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use oci_spec::runtime::Hook;
@@ -63,6 +63,7 @@ impl Container {
         let answer = match request {
             Request::Start => self.start().await,
             Request::Kill { signal, all } => {
+                self.book.lock().unwrap_or_else(PoisonError::into_inner).was_asked_to_end = true;
                 let reach = if all { Reach::Container } else { Reach::Process };
                 killed(self.init.kill(signal, reach).await)
             }

@@ -23,8 +23,6 @@ pub(crate) enum Verb {
     Tag(Tag),
     /// Show how an image was made
     History(History),
-    /// Print all that is known of images, as JSON
-    Inspect(Inspect),
     /// Manage images
     Image(Group),
 }

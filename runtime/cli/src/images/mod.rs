@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use securectr_image::{Listed, Name, Platform, Removed, Store};
 
 pub(crate) use args::{PullPolicy, Verb};
+pub(crate) use show::document;
 
 use crate::{args::Global, output, paths, report::Report, terminal};
 use args::{GroupVerb, Prune, Remove, Tag};
@@ -27,7 +28,6 @@ pub(crate) fn act(verb: &Verb, global: &Global, report: &Report) -> Result<u8> {
         Verb::Rmi(remove) => self::remove(remove, &store, report),
         Verb::Tag(tag) => self::tag(tag, &store),
         Verb::History(history) => show::history(history, &store),
-        Verb::Inspect(inspect) => show::inspect(inspect, &store, report),
         Verb::Image(group) => match &group.verb {
             GroupVerb::Pull(pull) => pull::pull(pull, &store, report),
             GroupVerb::Ls(list) => show::list(list, &store),

@@ -140,7 +140,7 @@ pub(super) fn inspect(inspect: &Inspect, store: &Store, report: &Report) -> Resu
     Ok(code)
 }
 
-fn document(image: &Listed, store: &Store) -> Result<Value> {
+pub(crate) fn document(image: &Listed, store: &Store) -> Result<Value> {
     let description = store.describe(image)?;
     let of_config = |field: &str| description.config.get(field).cloned().unwrap_or_default();
     let names = names_of(image, store)?;

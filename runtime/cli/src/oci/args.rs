@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use securectr_sandbox::SandboxId;
 
+use crate::{output, signals};
+
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Options {
     /// Where containers made by `create` are recorded [default: /run/securectr-containers]
@@ -27,14 +29,15 @@ pub(crate) enum Verb {
     Create(Create),
     #[command(hide = true)]
     Monitor(Monitor),
-    /// Start a container that was created
-    Start(Named),
-    /// Send a signal to a container
+    /// Start containers that were created, or that have ended
+    Start(Several),
+    /// Send a signal to containers
     Kill(Kill),
-    /// Stop all processes of a container where they are
-    Pause(Named),
+    /// Stop all processes of containers where they are
+    Pause(Several),
     /// Let them go on
-    Resume(Named),
+    #[command(visible_alias = "unpause")]
+    Resume(Several),
     /// Change the limits of a container
     Update(Box<Update>),
     /// Print what a container uses, as JSON, again and again
@@ -45,7 +48,7 @@ pub(crate) enum Verb {
     State(Named),
     /// List the containers that were created
     List(List),
-    /// Print the pid that stands for a container
+    /// List containers that stay, or print the pid that stands for one
     Ps(Ps),
     /// Run another process in a container
     Exec(Box<Exec>),
@@ -53,6 +56,13 @@ pub(crate) enum Verb {
     Features,
     /// Write an example config.json
     Spec(Spec),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Several {
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub names: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -101,11 +111,12 @@ pub(crate) struct Kill {
     /// All processes of the container
     #[arg(short, long)]
     pub all: bool,
-    #[arg(value_name = "ID")]
-    pub id: SandboxId,
-    /// Name or number
-    #[arg(value_name = "SIGNAL", default_value = "TERM", value_parser = signal)]
-    pub signal: u32,
+    /// Name or number of the signal [default: KILL, and TERM for a container of the OCI command line]
+    #[arg(short, long, value_name = "SIGNAL", value_parser = signals::number)]
+    pub signal: Option<u32>,
+    /// Names or ids; as with runc, the signal may stand behind one
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub names: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -137,8 +148,9 @@ pub(crate) struct Update {
     /// Number of processes; -1 is no limit
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub pids_limit: Option<i64>,
-    #[arg(value_name = "ID")]
-    pub id: SandboxId,
+    /// A name or id
+    #[arg(value_name = "CONTAINER")]
+    pub name: String,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -149,8 +161,9 @@ pub(crate) struct Events {
     /// Seconds from one time to the next
     #[arg(long, default_value = "5s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub interval: std::time::Duration,
-    #[arg(value_name = "ID")]
-    pub id: SandboxId,
+    /// A name or id
+    #[arg(value_name = "CONTAINER")]
+    pub name: String,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -182,10 +195,23 @@ pub(crate) struct List {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Ps {
     /// How the list is written
-    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
-    pub format: Format,
-    #[arg(value_name = "ID")]
-    pub id: SandboxId,
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: output::Format,
+    /// Those that have ended, too
+    #[arg(short, long)]
+    pub all: bool,
+    /// Ids only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Do not shorten anything
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Only some: name=, id=, status=, ancestor= or label=
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub filter: Vec<String>,
+    /// A container whose pid is to be printed
+    #[arg(value_name = "CONTAINER")]
+    pub name: Option<String>,
     /// Accepted for runc's sake
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     pub ps_options: Vec<String>,
@@ -215,8 +241,11 @@ pub(crate) struct Exec {
     /// Give it a terminal
     #[arg(short, long)]
     pub tty: bool,
+    /// Keep standard input open (it is, where the OCI command line has made the container)
+    #[arg(short, long)]
+    pub interactive: bool,
     /// Working directory
-    #[arg(long, value_name = "DIR")]
+    #[arg(short = 'w', long, visible_alias = "workdir", value_name = "DIR")]
     pub cwd: Option<String>,
     /// Set an environment variable
     #[arg(short, long, value_name = "KEY=VALUE")]
@@ -230,36 +259,10 @@ pub(crate) struct Exec {
     /// A pipe that is told how it went; set by `exec --detach` alone.
     #[arg(long, hide = true)]
     pub ready_fd: Option<i32>,
-    #[arg(value_name = "ID")]
-    pub id: SandboxId,
+    /// A name or id
+    #[arg(value_name = "CONTAINER")]
+    pub name: String,
     /// The command, unless --process is given
     #[arg(trailing_var_arg = true, value_name = "COMMAND [ARG...]")]
     pub command: Vec<String>,
-}
-
-/// As kill(1) takes it: `9`, `KILL` or `SIGKILL`.
-fn signal(text: &str) -> Result<u32, String> {
-    let unknown = || format!("there is no signal {text:?}");
-    if let Ok(number) = text.parse::<u32>() {
-        return if (1..=64).contains(&number) { Ok(number) } else { Err(unknown()) };
-    }
-    let name = text.to_ascii_uppercase();
-    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
-    name.parse::<nix::sys::signal::Signal>().map(|signal| signal as u32).map_err(|_| unknown())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_signal_is_taken_in_each_of_its_spellings() {
-        assert_eq!(signal("9"), Ok(9));
-        assert_eq!(signal("KILL"), Ok(9));
-        assert_eq!(signal("sigterm"), Ok(15));
-        assert_eq!(signal("64"), Ok(64));
-        for bad in ["", "0", "65", "SIGNOTHING", "-9"] {
-            assert!(signal(bad).is_err(), "{bad:?}");
-        }
-    }
 }

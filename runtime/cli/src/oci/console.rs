@@ -18,7 +18,6 @@ use rustix::{
     net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
     process::{ioctl_tiocsctty, setsid},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
     termios::{OptionalActions, tcgetattr, tcgetwinsize, tcsetattr},
 };
 
@@ -37,14 +36,6 @@ impl Console {
             .with_context(|| format!("connect to the console socket {}", socket.display()))?;
         send(&engine, &master).context("hand the terminal over")?;
         Ok(Self { slave })
-    }
-
-    /// Our own streams are nobody's then. Who waits for their end, as containerd's shim for runc does, would wait for the container's.
-    pub(super) fn let_go_of_streams(&self) -> io::Result<()> {
-        let null = File::options().read(true).write(true).open("/dev/null")?;
-        dup2_stdin(&null)?;
-        dup2_stdout(&null)?;
-        Ok(dup2_stderr(&null)?)
     }
 
     /// For the threads that carry its bytes.

@@ -10,12 +10,12 @@ use securectr_sandbox::{SandboxId, Stats};
 use serde_json::{Value, json};
 
 use super::args::Events;
-use crate::container::{Answer, Client, Records, Request, Status};
+use crate::container::{Answer, Client, Located, Request, Status};
 
 const NS_PER_US: u64 = 1000;
 
-pub(super) fn events(events: &Events, records: &Records) -> Result<u8> {
-    let place = records.find(&events.id)?;
+pub(super) fn events(events: &Events, located: &Located) -> Result<u8> {
+    let place = located.place()?;
     loop {
         if place.read()?.status == Status::Stopped {
             bail!("container not running");
@@ -24,7 +24,7 @@ pub(super) fn events(events: &Events, records: &Records) -> Result<u8> {
             bail!("the monitor did not say what the container uses");
         };
         let mut stdout = io::stdout().lock();
-        writeln!(stdout, "{}", event(&events.id, &stats)).context("write to standard output")?;
+        writeln!(stdout, "{}", event(&located.id, &stats)).context("write to standard output")?;
         if events.stats {
             return Ok(0);
         }

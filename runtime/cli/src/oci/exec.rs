@@ -18,16 +18,17 @@ use super::{args::Exec, console::Console, create::write_pid, monitor};
 use crate::{
     args::Global,
     container::{
-        Answer, Client, Place, Records, Request, Status, Wanted, again, inherited, report, spawn_and_hear,
+        Answer, Client, Located, Record, Request, Status, Wanted, again, inherited, let_go_of_streams,
+        report, spawn_and_hear,
     },
     signals::{self, Outside},
     streams::Output,
     terminal::{self, RawMode},
 };
 
-pub(super) fn exec(exec: &Exec, records: &Records, global: &Global) -> Result<u8> {
+pub(super) fn exec(exec: &Exec, located: &Located, global: &Global) -> Result<u8> {
     if exec.detach {
-        return detach(exec, records, global);
+        return detach(exec, located, global);
     }
     let ready = exec.ready_fd.map(inherited).transpose().context("take over the pipe")?;
     if ready.is_some() {
@@ -37,7 +38,7 @@ pub(super) fn exec(exec: &Exec, records: &Records, global: &Global) -> Result<u8
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
     let code = runtime.block_on(async {
-        let begun = begin(exec, records);
+        let begun = begin(exec, located);
         let refused = match &begun {
             Ok(Begun::Running(_)) => None,
             Ok(Begun::NotExecuted { words }) => Some(anyhow::anyhow!("exec failed: {words}")),
@@ -45,8 +46,8 @@ pub(super) fn exec(exec: &Exec, records: &Records, global: &Global) -> Result<u8
         };
         if let Some(ready) = ready {
             report(ready, refused.as_ref().map_or(Ok(()), Err));
-            if let Ok(Begun::Running(Running { console: Some(console), .. })) = &begun {
-                let _ = console.let_go_of_streams();
+            if let Ok(Begun::Running(Running { console: Some(_), .. })) = &begun {
+                let _ = let_go_of_streams();
             }
         }
         match begun? {
@@ -61,8 +62,8 @@ pub(super) fn exec(exec: &Exec, records: &Records, global: &Global) -> Result<u8
 }
 
 /// The same again, in a process that goes on without us.
-fn detach(exec: &Exec, records: &Records, global: &Global) -> Result<u8> {
-    let mut command = again(records, global)?;
+fn detach(exec: &Exec, located: &Located, global: &Global) -> Result<u8> {
+    let mut command = again(&located.records, global)?;
     command.arg("exec");
     if let Some(process) = &exec.process {
         command.arg("--process").arg(process);
@@ -82,7 +83,7 @@ fn detach(exec: &Exec, records: &Records, global: &Global) -> Result<u8> {
     if exec.tty {
         command.arg("--tty");
     }
-    let child = spawn_and_hear(&mut command, |command| command.arg(exec.id.as_str()).args(&exec.command))?;
+    let child = spawn_and_hear(&mut command, |command| command.arg(located.id.as_str()).args(&exec.command))?;
     write_pid(exec.pid_file.as_deref(), child.id())?;
     Ok(0)
 }
@@ -104,9 +105,10 @@ struct Running {
     is_on_our_terminal: bool,
 }
 
-fn begin(exec: &Exec, records: &Records) -> Result<Begun> {
-    let place = records.find(&exec.id)?;
-    let process = process(exec, &place)?;
+fn begin(exec: &Exec, located: &Located) -> Result<Begun> {
+    let place = located.place()?;
+    let record = place.read()?;
+    let process = process(exec, &record)?;
     let has_terminal = process.terminal().unwrap_or(false);
     let console = match (has_terminal, &exec.console_socket) {
         (true, Some(socket)) => Some(Console::open(socket)?),
@@ -117,7 +119,8 @@ fn begin(exec: &Exec, records: &Records) -> Result<Begun> {
         bail!("give the process a terminal: standard input is not one");
     }
     let client = Client::connect(&place)?;
-    let wanted = Wanted { stdin: true, stdout: true, stderr: !has_terminal };
+    let stdin = exec.interactive || record.kept.is_none();
+    let wanted = Wanted { stdin, stdout: true, stderr: !has_terminal };
     let (_, fds) = client.ask(&Request::Exec { process: Box::new(process), wanted })?;
     let output = monitor::join(streams(fds, wanted)?, console.as_ref())?;
     let raw = is_on_our_terminal.then(RawMode::enter).transpose().context("set up the terminal")?;
@@ -141,8 +144,7 @@ fn streams(fds: Vec<OwnedFd>, wanted: Wanted) -> Result<Streams> {
 }
 
 /// From a file, or the container's own with what was asked for changed.
-fn process(exec: &Exec, place: &Place) -> Result<Process> {
-    let record = place.read()?;
+fn process(exec: &Exec, record: &Record) -> Result<Process> {
     match record.status {
         Status::Running => {}
         Status::Paused => bail!("cannot exec in a paused container (use --ignore-paused to override)"),

@@ -8,25 +8,23 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use oci_spec::runtime::{Hooks, Spec};
+use oci_spec::runtime::Spec;
 use rustix::process::setsid;
 use securectr_sandbox::{
     Anchor, Bundle, Config, ContainerPlan, Disks, HookState, Host, HostCgroup, Installation, MachinePlan,
-    Process, ProcessName, Reach, RootSource, Sandbox, Scope, Settings, StateRoot, Streams, StreamsWanted,
-    Writable, container, find_program, network_source, run_all, run_before_create,
+    Process, ProcessName, RootSource, Sandbox, Scope, Settings, StateRoot, Streams, StreamsWanted, Writable,
+    container, find_program, network_source, run_all, run_before_create,
 };
-use tokio::{net::UnixListener, task::JoinSet, time::timeout};
+use tokio::net::UnixListener;
 
 use super::{args::Monitor, console::Console};
 use crate::{
     args::Global,
     container::{
-        Book, Incarnation, LAST_WORDS_LIMIT, Record, Records, Status, hook_state, inherited, report, serve,
-        turn,
+        Book, Incarnation, Record, Records, Status, Watched, hook_state, inherited, let_go_of_streams, report,
     },
     report::Report,
     run,
-    signals::{self, Outside},
     streams::{self, Ends, Output},
     timeline::Timeline,
 };
@@ -42,8 +40,8 @@ pub(super) fn monitor(args: &Monitor, records: &Records, global: &Global) -> Res
         report(ready, made.as_ref().map(drop));
         match made {
             Ok(container) => {
-                if let Some(console) = &container.console {
-                    let _ = console.let_go_of_streams();
+                if container.console.is_some() {
+                    let _ = let_go_of_streams();
                 }
                 Some(container.watch().await)
             }
@@ -56,21 +54,15 @@ pub(super) fn monitor(args: &Monitor, records: &Records, global: &Global) -> Res
     watched.unwrap_or(Ok(1))
 }
 
-/// A container with everything that is needed while it lives.
-struct Watched {
-    sandbox: Arc<Sandbox>,
-    plan: ContainerPlan,
-    init: Arc<Process>,
-    output: Output,
+/// A container, and what it has on this side as long as it lives.
+struct Made {
+    watched: Watched,
     console: Option<Console>,
-    listener: UnixListener,
-    hooks: Option<Hooks>,
     /// Its network may be the container's.
     _anchor: Anchor,
-    book: Arc<Mutex<Book>>,
 }
 
-async fn make(args: &Monitor, records: &Records, global: &Global) -> Result<Watched> {
+async fn make(args: &Monitor, records: &Records, global: &Global) -> Result<Made> {
     let place = records.find(&args.id)?;
     let bundle = std::env::current_dir().context("find the bundle")?;
     let config = Config::read(&bundle)?;
@@ -79,7 +71,8 @@ async fn make(args: &Monitor, records: &Records, global: &Global) -> Result<Watc
         report.warning(&format!("there is no capability {name}"));
     }
     let spec = config.spec;
-    let mut book = Book { record: first_record(args, &bundle, &spec)?, place };
+    let record = first_record(args, &bundle, &spec)?;
+    let mut book = Book { record, place, was_asked_to_end: false };
     book.turn(Status::Creating)?;
     if let Some(cgroup) = &book.record.cgroup {
         cgroup.enter()?;
@@ -113,10 +106,10 @@ struct Begun {
 }
 
 impl Begun {
-    async fn make(self, args: &Monitor, global: &Global) -> Result<Watched> {
+    async fn make(self, args: &Monitor, global: &Global) -> Result<Made> {
         let Self { mut book, console, anchor, spec, settings } = self;
         run_before_create(&spec, &hook_state(&book.record, anchor.pid())).await?;
-        let hooks = spec.hooks().clone();
+        let poststart = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().clone()).unwrap_or_default();
         let terminal = console.is_some();
         let plan = plan(args, &book.record, spec)?;
         let limits = plan.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
@@ -137,7 +130,8 @@ impl Begun {
             .context("listen on the monitor's socket")?;
         book.turn(Status::Created)?;
         let book = Arc::new(Mutex::new(book));
-        Ok(Watched { sandbox, plan, init, output, console, listener, hooks, _anchor: anchor, book })
+        let watched = Watched { sandbox, plan, init, output, listener, poststart, book };
+        Ok(Made { watched, console, _anchor: anchor })
     }
 }
 
@@ -163,6 +157,7 @@ fn first_record(args: &Monitor, bundle: &Path, spec: &Spec) -> Result<Record> {
         created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
         annotations: spec.annotations().clone().unwrap_or_default(),
         cgroup: HostCgroup::of(spec)?,
+        kept: None,
         poststop: spec.hooks().as_ref().and_then(|hooks| hooks.poststop().clone()).unwrap_or_default(),
     })
 }
@@ -179,58 +174,22 @@ fn plan(args: &Monitor, record: &Record, spec: Spec) -> Result<ContainerPlan> {
 pub(super) fn join(streams: Streams, console: Option<&Console>) -> Result<Output> {
     let ends = match console {
         None => Ends::standard(),
-        Some(console) => console.clones().map(|(stdin, stdout)| Ends { stdin, stderr: None, stdout }),
+        Some(console) => {
+            console.clones().map(|(stdin, stdout)| Ends { stdin, stderr: None, stdout: Box::new(stdout) })
+        }
     };
     let joined = ends.and_then(|ends| streams::join(streams, ends, &Timeline::begin()));
     joined.context("join the container's streams")
 }
 
-impl Watched {
+impl Made {
     /// Until its end, whose code is answered.
     async fn watch(self) -> Result<u8> {
-        let mut outside = signals::listen().context("listen to signals")?;
-        let mut connections = JoinSet::new();
-        let exit = loop {
-            tokio::select! {
-                exit = self.init.wait() => break exit,
-                Ok((connection, _)) = self.listener.accept() => {
-                    connections.spawn(serve::serve(connection, self.served()));
-                }
-                Some(event) = outside.recv() => self.hear(event).await,
-            }
-        };
-        // Who finds it stopped may want its devices back.
-        self.sandbox.take_back_devices(&self.plan).await;
-        turn(&self.book, Status::Stopped)?;
-        let _ = timeout(LAST_WORDS_LIMIT, self.output.written()).await;
-        let _ = timeout(LAST_WORDS_LIMIT, async { while connections.join_next().await.is_some() {} }).await;
+        let id = self.watched.plan.id.clone();
+        let exit = self.watched.watch(|| self.console.as_ref().and_then(Console::size)).await?;
         if let Some(cause) = &exit.cause {
-            eprintln!("securectr: the machine of {} ended: {cause}", self.plan.id);
+            eprintln!("securectr: the machine of {id} ended: {cause}");
         }
         Ok(exit.status.shell_code())
-    }
-
-    fn served(&self) -> serve::Container {
-        serve::Container {
-            sandbox: Arc::clone(&self.sandbox),
-            init: Arc::clone(&self.init),
-            id: self.plan.id.clone(),
-            book: Arc::clone(&self.book),
-            poststart: self.hooks.as_ref().and_then(|hooks| hooks.poststart().clone()).unwrap_or_default(),
-        }
-    }
-
-    /// A signal to the container's pid is one to the container.
-    async fn hear(&self, event: Outside) {
-        match event {
-            Outside::Signal(number) => {
-                let _ = self.init.kill(number.unsigned_abs(), Reach::Process).await;
-            }
-            Outside::Resized => {
-                if let Some((columns, rows)) = self.console.as_ref().and_then(Console::size) {
-                    let _ = self.init.resize(columns, rows).await;
-                }
-            }
-        }
     }
 }

@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 
 use super::args::{Format, List, Ps, Spec};
 use crate::{
+    args::Global,
     bundle::DEFAULT_SPEC,
-    container::{OCI_VERSION, Record, Records, Status},
+    container::{OCI_VERSION, Record, Records, Status, locate},
+    kept, output,
 };
 
 /// The state document of the runtime spec, with what runc adds.
@@ -64,13 +66,23 @@ pub(super) fn list(records: &Records, list: &List) -> Result<u8> {
     lines([line("ID", "PID", "STATUS", "CREATED", "BUNDLE")].into_iter().chain(rows))
 }
 
-/// The guest's processes have no pids here: what is told is what stands for all of them.
-pub(super) fn ps(records: &Records, ps: &Ps) -> Result<u8> {
-    let record = records.find(&ps.id)?.read()?;
+/// The guest's processes have no pids here: what is told of a container is what stands for all of them.
+pub(super) fn ps(ps: &Ps, global: &Global) -> Result<u8> {
+    let Some(name) = &ps.name else {
+        let wanted = kept::Wanted {
+            all: ps.all,
+            quiet: ps.quiet,
+            whole: ps.no_trunc,
+            filters: &ps.filter,
+            format: &ps.format,
+        };
+        return kept::list(&wanted, global);
+    };
+    let record = locate(global, name)?.place()?.read()?;
     let pids: Vec<_> = Some(pid(&record)).filter(|&pid| pid != 0).into_iter().collect();
     match ps.format {
-        Format::Json => print(&json!(pids)),
-        Format::Table => lines(["PID".to_owned()].into_iter().chain(pids.iter().map(ToString::to_string))),
+        output::Format::Json => print(&json!(pids)),
+        _ => lines(["PID".to_owned()].into_iter().chain(pids.iter().map(ToString::to_string))),
     }
 }
 

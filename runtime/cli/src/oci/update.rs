@@ -6,10 +6,10 @@ use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 
 use super::args::Update;
-use crate::container::{Client, Records, Request, Status};
+use crate::container::{Client, Located, Request, Status};
 
-pub(super) fn update(update: &Update, records: &Records) -> Result<u8> {
-    let place = records.find(&update.id)?;
+pub(super) fn update(update: &Update, located: &Located) -> Result<u8> {
+    let place = located.place()?;
     if place.read()?.status == Status::Stopped {
         bail!("container not running");
     }

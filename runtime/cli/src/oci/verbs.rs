@@ -7,19 +7,45 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use securectr_sandbox::SandboxId;
 
 use super::{
-    args::{Delete, Kill},
+    args::{Delete, Kill, Several},
     monitor,
 };
-use crate::container::{Answer, Client, Place, Record, Records, Request, Status};
+use crate::{
+    args::Global,
+    container::{Answer, Client, Located, Place, Record, Records, Request, Status, locate},
+    kept, output,
+    report::Report,
+    signals,
+};
 
 /// How long a killed monitor may take to be gone.
 const GONE_LIMIT: Duration = Duration::from_secs(10);
 
-pub(super) fn start(records: &Records, id: &SandboxId) -> Result<u8> {
-    let place = records.find(id)?;
+/// Does it to each container, and says the names of those that stay; an engine, which names one, hears nothing.
+pub(super) fn of_each(
+    several: &Several,
+    global: &Global,
+    report: &Report,
+    act: impl Fn(&Located, bool) -> Result<()>,
+) -> Result<u8> {
+    let act_on = |name: &str| -> Result<bool> {
+        let located = locate(global, name)?;
+        let is_kept = located.place()?.read()?.kept.is_some();
+        act(&located, is_kept).map(|()| is_kept)
+    };
+    if let [only] = several.names.as_slice() {
+        if act_on(only)? {
+            output::lines([only.clone()])?;
+        }
+        return Ok(0);
+    }
+    kept::each(&several.names, report, |name| act_on(name).map(drop))
+}
+
+pub(super) fn start(located: &Located) -> Result<()> {
+    let place = located.place()?;
     match place.read()?.status {
         Status::Created => {}
         Status::Creating => bail!("cannot start a container that is being created"),
@@ -28,39 +54,53 @@ pub(super) fn start(records: &Records, id: &SandboxId) -> Result<u8> {
     }
     match Client::connect(&place)?.ask(&Request::Start)?.0 {
         Answer::NotExecuted { words } => bail!(words),
-        _ => Ok(0),
+        _ => Ok(()),
     }
 }
 
-pub(super) fn kill(records: &Records, kill: &Kill) -> Result<u8> {
-    let place = records.find(&kill.id)?;
+/// runc's form, `kill ID SIGNAL`, is one container with a signal behind it.
+pub(super) fn kill(kill: &Kill, global: &Global, report: &Report) -> Result<u8> {
+    let (names, signal) = match (kill.signal, kill.names.as_slice()) {
+        (None, [one, last]) if signals::number(last).is_ok() => {
+            (vec![one.clone()], signals::number(last).ok())
+        }
+        (signal, names) => (names.to_vec(), signal),
+    };
+    of_each(&Several { names }, global, report, |located, is_kept| {
+        let default = if is_kept { libc::SIGKILL } else { libc::SIGTERM };
+        kill_one(located, signal.unwrap_or(default.unsigned_abs()), kill.all)
+    })
+}
+
+fn kill_one(located: &Located, signal: u32, all: bool) -> Result<()> {
+    let place = located.place()?;
     if place.read()?.status == Status::Stopped {
         // With --all it is no error, as with runc: there may be processes without their container.
-        if kill.all {
-            return Ok(0);
+        if all {
+            return Ok(());
         }
         bail!("container not running");
     }
-    Client::connect(&place)?.ask(&Request::Kill { signal: kill.signal, all: kill.all })?;
-    Ok(0)
+    Client::connect(&place)?.ask(&Request::Kill { signal, all })?;
+    Ok(())
 }
 
-pub(super) fn pause(records: &Records, id: &SandboxId) -> Result<u8> {
-    let place = records.find(id)?;
+pub(super) fn pause(located: &Located) -> Result<()> {
+    let place = located.place()?;
     if place.read()?.status != Status::Running {
         bail!("container not running");
     }
     Client::connect(&place)?.ask(&Request::Pause)?;
-    Ok(0)
+    Ok(())
 }
 
-pub(super) fn resume(records: &Records, id: &SandboxId) -> Result<u8> {
-    let place = records.find(id)?;
+pub(super) fn resume(located: &Located) -> Result<()> {
+    let place = located.place()?;
     if place.read()?.status != Status::Paused {
         bail!("container not paused");
     }
     Client::connect(&place)?.ask(&Request::Resume)?;
-    Ok(0)
+    Ok(())
 }
 
 pub(super) fn delete(records: &Records, delete: &Delete) -> Result<u8> {

@@ -136,6 +136,18 @@ impl Store {
         self.make(&entry, &found, &failed, progress)
     }
 
+    /// The root file system of an image by its configuration's digest: that of an archive, as long as it is kept, or of a name.
+    ///
+    /// # Errors
+    /// [`Error::Image`] and [`Error::Store`]
+    pub fn image(&self, id: &Digest, progress: &mut dyn FnMut(Progress)) -> Result<Option<Image>, Error> {
+        if let Some(image) = self.entry(id).open() {
+            return Ok(Some(image));
+        }
+        let listed = self.list()?.into_iter().find(|one| one.id == *id);
+        listed.map(|listed| self.open_image(&listed, progress)).transpose()
+    }
+
     /// Puts the blobs of an image into the store.
     fn keep(&self, found: &Found, transfer: &mut Transfer<'_>) -> Result<Manifest, Failure> {
         let content = self.content();

@@ -1,0 +1,112 @@
+//! `run -d` and `start`: leave a monitor behind, and wait until it has started the container.
+
+use std::{fs, time::SystemTime};
+
+use anyhow::{Context, Result, bail};
+use securectr_sandbox::SandboxId;
+
+use crate::{
+    args::{Global, Run},
+    bundle::{self, Source},
+    container::{self, Incarnation, Kept, NotBegun, Place, Record, Records, Status, again, spawn_and_hear},
+    output, paths,
+    report::Report,
+    run::{Root, root},
+};
+
+/// How long a container may take after its signal, in seconds, as with docker.
+pub(super) const STOP_TIMEOUT_S: u64 = 10;
+
+pub(crate) fn detach(run: &Run, global: &Global, report: &Report) -> Result<u8> {
+    if run.interactive {
+        bail!("nobody could write to it: leave out -d or -i");
+    }
+    let root = root(run, global, report)?;
+    let id = SandboxId::random().context("make an id")?;
+    let records = Records::kept(&paths::store(global)?);
+    let place = make(&records, &id, run, &root)?;
+    if let Err(error) = start(&records, &id, global) {
+        place.remove()?;
+        let code = error.downcast_ref().map(|NotBegun { code, .. }| *code);
+        report.error(&error);
+        return Ok(code.unwrap_or(crate::OWN_FAILURE));
+    }
+    output::lines([id.to_string()])?;
+    Ok(0)
+}
+
+/// Writes down all that a start needs.
+fn make(records: &Records, id: &SandboxId, run: &Run, root: &Root<'_>) -> Result<Place> {
+    let Some(image_id) = root.digest.clone() else {
+        bail!("a directory is not kept: -d takes an image");
+    };
+    let source = Source {
+        id,
+        run,
+        command: root.command,
+        image: &root.config,
+        user: &root.user,
+        root: root.source.clone(),
+    };
+    let spec = bundle::bundle(&source)?.spec;
+    let name = run.name.as_ref().unwrap_or(id).to_string();
+    let place = records.create(id)?;
+    let made = || {
+        let _alone = records.lock()?;
+        if let Some(other) = container::find(&records.all()?, &name)? {
+            bail!("the name {name} is in use by the container {}", other.id);
+        }
+        let command = spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default();
+        let kept = Kept {
+            name: name.clone(),
+            image: root.typed.clone(),
+            image_id: image_id.clone(),
+            command,
+            tty: run.tty,
+            read_only: run.read_only,
+            remove: run.rm,
+            kernel: run.kernel.as_ref().map(std::path::absolute).transpose().context("find the kernel")?,
+            network: run.network.namespace().map(Into::into),
+            stop_signal: stop_signal(run, root)?,
+            stop_timeout: std::time::Duration::from_secs(run.stop_timeout.unwrap_or(STOP_TIMEOUT_S)),
+            restart: run.restart,
+            labels: run.label.clone(),
+            restarts: 0,
+            started: None,
+            ended: None,
+        };
+        let json = serde_json::to_vec(&spec)?;
+        fs::write(place.path().join("config.json"), json).context("write the container's spec")?;
+        place.write(&Record {
+            id: id.to_string(),
+            bundle: place.path().to_owned(),
+            rootfs: place.path().to_owned(),
+            monitor: Incarnation::of(std::process::id()).context("find the own process in /proc")?,
+            status: Status::Creating,
+            created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
+            annotations: Default::default(),
+            cgroup: None,
+            poststop: Vec::new(),
+            kept: Some(kept),
+        })
+    };
+    made().inspect_err(|_| drop(place.remove()))?;
+    Ok(place)
+}
+
+fn stop_signal(run: &Run, root: &Root<'_>) -> Result<u32> {
+    match (&run.stop_signal, &root.config.stop_signal) {
+        (Some(asked), _) => Ok(*asked),
+        (None, Some(image)) => {
+            crate::signals::number(image).map_err(anyhow::Error::msg).context("understand the image")
+        }
+        (None, None) => Ok(libc::SIGTERM.unsigned_abs()),
+    }
+}
+
+/// Returns when its program runs.
+pub(super) fn start(records: &Records, id: &SandboxId, global: &Global) -> Result<()> {
+    let mut monitor = again(records, global)?;
+    monitor.arg("keep").current_dir("/");
+    spawn_and_hear(&mut monitor, |command| command.arg(id.as_str())).map(drop)
+}

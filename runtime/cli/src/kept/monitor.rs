@@ -1,0 +1,196 @@
+//! The process that a container of `run -d` is on this side. It starts the container, keeps what that writes, serves those who come, and
+//! starts it again where its policy says so.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context, Result};
+use rustix::process::setsid;
+use securectr_image::Store;
+use securectr_sandbox::{
+    Bundle, Config, Disks, Exit, GivenFile, Host, Installation, Process, ProcessName, RootSource, Sandbox,
+    SandboxId, Scope, Settings, StartError, StateRoot, StreamsWanted, Writable, lasting_disk, plan,
+};
+use tokio::{net::UnixListener, time::sleep};
+
+use super::{args::Keep, log::Log};
+use crate::{
+    args::Global,
+    container::{
+        Book, Ended, Incarnation, Kept, Place, Records, Status, Watched, inherited, let_go_of_streams, report,
+    },
+    paths, run,
+    streams::{self, Ends},
+    timeline::Timeline,
+};
+
+/// Before another start: the first time, and at most. It doubles from one to the next.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Who has run for so long begins with the first pause again.
+const LONG_LIFE: Duration = Duration::from_secs(10);
+
+pub(super) fn keep(keep: &Keep, records: &Records, global: &Global) -> Result<u8> {
+    let ready = inherited(keep.ready_fd).context("take over the pipe")?;
+    let _ = setsid();
+    let place = records.find(&keep.id)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
+    let code = runtime.block_on(Life { id: &keep.id, place: &place, global }.live(ready));
+    runtime.shutdown_background();
+    code
+}
+
+struct Life<'a> {
+    id: &'a SandboxId,
+    place: &'a Place,
+    global: &'a Global,
+}
+
+impl Life<'_> {
+    /// From one start to the last end.
+    async fn live(&self, ready: OwnedFd) -> Result<u8> {
+        let mut started = self.start(0).await;
+        let code = started.as_ref().err().map_or(0, code_of);
+        report(ready, started.as_ref().map(drop));
+        let_go_of_streams().context("let go of the terminal")?;
+        if started.is_err() {
+            return Ok(code);
+        }
+        let (mut restarts, mut pause) = (0, FIRST_PAUSE);
+        loop {
+            let began = Instant::now();
+            let (ended, was_asked) = match started {
+                Ok(watched) => {
+                    let book = Arc::clone(&watched.book);
+                    let exit = watched.watch(|| None).await?;
+                    (ended(&exit), locked(&book).was_asked_to_end)
+                }
+                Err(error) => (failed(&error), false),
+            };
+            let kept = self.note_end(ended.clone())?;
+            if was_asked || !kept.restart.follows(ended.code, restarts) {
+                if kept.remove {
+                    self.place.remove()?;
+                }
+                return Ok(ended.code);
+            }
+            pause = if began.elapsed() > LONG_LIFE { FIRST_PAUSE } else { pause };
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            restarts += 1;
+            started = self.start(restarts).await;
+        }
+    }
+
+    /// Returns when its program runs.
+    async fn start(&self, restarts: u32) -> Result<Watched> {
+        let mut record = self.place.read()?;
+        let mut kept = record.kept.take().context("the record is not that of a kept container")?;
+        let store = paths::store(self.global)?;
+        let image = Store::open(&store)?
+            .image(&kept.image_id, &mut |_| {})?
+            .with_context(|| format!("its image {} is gone", kept.image))?;
+        let (plan, settings) = self.plan(&kept)?;
+        record.monitor = Incarnation::of(std::process::id()).context("find the own process in /proc")?;
+        record.status = Status::Creating;
+        self.place.write(&crate::container::Record { kept: Some(kept.clone()), ..record.clone() })?;
+        let plan = plan_with(self.id, plan, &settings)?;
+        let writable = match kept.read_only {
+            true => None,
+            false => Some(lasting_disk(&store.join("writable"), &self.place.path().join("disk.ext4"))?),
+        };
+        let mut installation = Installation::find()?;
+        installation.kernel = kept.kernel.clone().unwrap_or(installation.kernel);
+        let host = Host { installation, state: StateRoot::open()?, echo_console: false };
+        let disks = Disks { image: Some(image.rootfs), writable };
+        let sandbox = Arc::new(Sandbox::boot(self.id, &plan.machine, &host, disks).await?);
+        let wanted = StreamsWanted { stdin: false, stdout: true, stderr: !kept.tty };
+        let streams = sandbox.create(&plan.container, wanted).await?;
+        let init = Process::watch(Arc::clone(&sandbox), ProcessName::init(&plan.container.id));
+        let log = Log::open(self.place)?;
+        let stdin = std::fs::File::open("/dev/null").context("open /dev/null")?;
+        let ends = Ends { stdin, stdout: log.sink("stdout"), stderr: Some(log.sink("stderr")) };
+        let output =
+            streams::join(streams, ends, &Timeline::begin()).context("join the container's streams")?;
+        let listener = self.listen()?;
+        sandbox.refresh_network().await?;
+        init.start().await?;
+        kept.started = Some(humantime::format_rfc3339_nanos(SystemTime::now()).to_string());
+        (kept.restarts, kept.ended) = (restarts, None);
+        record.kept = Some(kept);
+        let mut book = Book { place: self.place.clone(), record, was_asked_to_end: false };
+        book.turn(Status::Running)?;
+        let book = Arc::new(Mutex::new(book));
+        let container = plan.container;
+        Ok(Watched { sandbox, plan: container, init, output, listener, poststart: Vec::new(), book })
+    }
+
+    fn plan(&self, kept: &Kept) -> Result<(Bundle, Settings)> {
+        let spec = Config::read(self.place.path())?.spec;
+        let hostname = spec.hostname().clone().unwrap_or_default();
+        let writable = if kept.read_only { Writable::Nothing } else { Writable::Disk };
+        let scope = Scope::alone(&spec);
+        let files = GivenFile::names(&hostname).into();
+        let bundle = Bundle { spec, root: RootSource::Image, writable, scope, files };
+        Ok((bundle, Settings { network: kept.network.clone(), ..run::settings(self.global) }))
+    }
+
+    /// Where the one before has listened.
+    fn listen(&self) -> Result<UnixListener> {
+        let bound = self.place.with_socket(|path| match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => UnixListener::bind(path),
+        });
+        bound.context("listen on the monitor's socket")
+    }
+
+    fn note_end(&self, ended: Ended) -> Result<Kept> {
+        let mut record = self.place.read()?;
+        let kept = record.kept.as_mut().context("the record is not that of a kept container")?;
+        kept.ended = Some(ended);
+        let kept = kept.clone();
+        record.status = Status::Stopped;
+        self.place.write(&record)?;
+        Ok(kept)
+    }
+}
+
+fn plan_with(id: &SandboxId, bundle: Bundle, settings: &Settings) -> Result<securectr_sandbox::Plan> {
+    Ok(plan(id.clone(), bundle, settings)?)
+}
+
+/// As docker tells it: 126 and 127 for a program that could not be executed.
+fn code_of(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(StartError::Launch(failure)) => run::launch_code(failure),
+        _ => crate::OWN_FAILURE,
+    }
+}
+
+fn ended(exit: &Exit) -> Ended {
+    Ended {
+        code: exit.status.shell_code(),
+        at: humantime::format_rfc3339_nanos(exit.at).to_string(),
+        oom_killed: exit.oom_killed,
+        cause: exit.cause.as_ref().map(ToString::to_string),
+    }
+}
+
+/// A start that went wrong.
+fn failed(error: &anyhow::Error) -> Ended {
+    Ended {
+        code: code_of(error),
+        at: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
+        oom_killed: false,
+        cause: Some(format!("{error:#}")),
+    }
+}
+
+fn locked(book: &Mutex<Book>) -> std::sync::MutexGuard<'_, Book> {
+    book.lock().unwrap_or_else(PoisonError::into_inner)
+}

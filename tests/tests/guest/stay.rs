@@ -1,0 +1,210 @@
+//! Containers that stay behind: started, looked at, stopped and started again, and gone when they are removed.
+
+use std::{fs, process::Command};
+
+use anyhow::Result;
+use securectr_tests::{Started, Terminal, User, eventually, no_process_is_left};
+
+/// One that runs until it is stopped.
+fn waiting(user: &User, name: &str) -> Result<String> {
+    user.succeed(&[
+        "run",
+        "-d",
+        "--name",
+        name,
+        "box",
+        "sh",
+        "-c",
+        "trap 'exit 7' TERM; while :; do sleep 0.1; done",
+    ])
+}
+
+fn status(user: &User, name: &str) -> Result<String> {
+    user.inspect(".State.Status", name)
+}
+
+fn containers_directory_is_empty(user: &User) -> Result<bool> {
+    Ok(fs::read_dir(user.home().join("store/containers"))?.next().is_none())
+}
+
+#[test]
+fn a_container_is_left_behind_and_found_by_name_and_id() -> Result<()> {
+    let user = User::with_box()?;
+    let id = waiting(&user, "web")?;
+    assert_eq!(id.lines().count(), 1, "{id}");
+    let listed =
+        user.succeed(&["ps", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.Image}} {{.State}}"])?;
+    assert_eq!(listed, format!("{id} web box running"));
+    for name in ["web", &id, &id[..6]] {
+        assert_eq!(user.inspect(".Id", name)?, id);
+    }
+    assert_eq!(user.succeed(&["exec", "web", "echo", "inside"])?, "inside");
+    assert_eq!(user.succeed(&["rm", "-f", "web"])?, "web");
+    assert_eq!(user.succeed(&["ps", "-a", "-q"])?, "");
+    assert!(containers_directory_is_empty(&user)?);
+    no_process_is_left()
+}
+
+#[test]
+fn what_it_writes_is_kept_in_order_and_can_be_followed() -> Result<()> {
+    let user = User::with_box()?;
+    let script = "echo one; echo two >&2; sleep 1; printf three; exit 3";
+    user.succeed(&["run", "-d", "--name", "talks", "box", "sh", "-c", script])?;
+    let followed = user.call(&["logs", "-f", "talks"])?;
+    assert_eq!((followed.code, followed.out(), followed.err()), (0, "one\nthree".into(), "two\n".into()));
+    assert_eq!(user.succeed(&["wait", "talks"])?, "3");
+    assert_eq!(user.succeed(&["logs", "--tail", "1", "talks"])?, "three");
+    let stamped = user.succeed(&["logs", "-t", "talks"])?;
+    let time = stamped.split(' ').next().unwrap_or_default().to_owned();
+    assert!(time.ends_with('Z'), "{stamped}");
+    assert_eq!(user.succeed(&["logs", "--since", "10m", "--until", &time, "talks"])?, "");
+    assert_eq!(user.succeed(&["logs", "--since", &time, "--tail", "1", "talks"])?, "three");
+    Ok(())
+}
+
+#[test]
+fn it_is_stopped_by_its_signal_and_starts_again_with_what_it_wrote() -> Result<()> {
+    let user = User::with_box()?;
+    waiting(&user, "web")?;
+    user.succeed(&["exec", "web", "sh", "-c", "echo stays >/file; sync"])?;
+    assert_eq!(user.succeed(&["stop", "web"])?, "web");
+    assert_eq!(
+        (status(&user, "web")?, user.inspect(".State.ExitCode", "web")?),
+        ("exited".into(), "7".into())
+    );
+    assert_eq!(user.succeed(&["ps", "-q"])?, "");
+    let refused = user.call(&["exec", "web", "true"])?;
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert_eq!(user.succeed(&["start", "web"])?, "web");
+    assert_eq!(user.succeed(&["exec", "web", "cat", "/file"])?, "stays");
+    assert_eq!(user.succeed(&["restart", "web"])?, "web");
+    assert_eq!(
+        (status(&user, "web")?, user.succeed(&["exec", "web", "cat", "/file"])?),
+        ("running".into(), "stays".into())
+    );
+    Ok(())
+}
+
+#[test]
+fn one_that_does_not_hear_its_signal_is_killed_in_time() -> Result<()> {
+    let user = User::with_box()?;
+    user.succeed(&["run", "-d", "--name", "deaf", "box", "sleep", "1000"])?;
+    user.succeed(&["stop", "-t", "1", "deaf"])?;
+    assert_eq!(user.inspect(".State.ExitCode", "deaf")?, "137");
+    user.succeed(&["start", "deaf"])?;
+    user.succeed(&["kill", "deaf"])?;
+    assert_eq!(user.succeed(&["wait", "deaf"])?, "137");
+    user.succeed(&["start", "deaf"])?;
+    user.succeed(&["pause", "deaf"])?;
+    assert_eq!(status(&user, "deaf")?, "paused");
+    user.succeed(&["stop", "-t", "1", "deaf"])?;
+    assert_eq!(status(&user, "deaf")?, "exited");
+    Ok(())
+}
+
+#[test]
+fn a_policy_starts_it_again_until_somebody_stops_it() -> Result<()> {
+    let user = User::with_box()?;
+    let count = "echo run >>/runs; sync; wc -l </runs; exit 1";
+    let start = ["run", "-d", "--name", "thrice", "--restart", "on-failure:2", "box", "sh", "-c", count];
+    user.succeed(&start)?;
+    assert_eq!(user.succeed(&["wait", "thrice"])?, "1");
+    assert_eq!(user.succeed(&["logs", "thrice"])?, "1\n2\n3");
+    assert_eq!(user.inspect(".RestartCount", "thrice")?, "2");
+    user.succeed(&["run", "-d", "--name", "always", "--restart", "always", "box", "sleep", "1000"])?;
+    let pid = user.inspect(".State.Pid", "always")?;
+    user.succeed(&["stop", "-t", "0", "always"])?;
+    eventually("its monitor has gone", || Ok(!fs::exists(format!("/proc/{pid}"))?))?;
+    assert_eq!(status(&user, "always")?, "exited");
+    Ok(())
+}
+
+#[test]
+fn with_rm_nothing_of_it_stays() -> Result<()> {
+    let user = User::with_box()?;
+    user.succeed(&["run", "-d", "--rm", "--name", "short", "box", "sleep", "1"])?;
+    eventually("it has removed itself", || containers_directory_is_empty(&user))?;
+    no_process_is_left()
+}
+
+#[test]
+fn a_start_that_fails_is_told_and_leaves_nothing() -> Result<()> {
+    let user = User::with_box()?;
+    let refused = user.call(&["run", "-d", "box", "/no/such/program"])?;
+    assert_eq!(refused.code, 127, "{refused:?}");
+    assert!(refused.err().contains("/no/such/program"), "{refused:?}");
+    assert!(containers_directory_is_empty(&user)?);
+    let first = waiting(&user, "taken")?;
+    let second = user.call(&["run", "-d", "--name", "taken", "box", "true"])?;
+    assert!(second.code == 125 && second.err().contains(&first), "{second:?}");
+    assert_eq!(user.succeed(&["ps", "-a", "-q"])?.lines().count(), 1);
+    no_process_after(&user, "taken")
+}
+
+fn no_process_after(user: &User, name: &str) -> Result<()> {
+    user.succeed(&["rm", "-f", name])?;
+    no_process_is_left()
+}
+
+#[test]
+fn a_killed_monitor_is_a_container_that_has_ended() -> Result<()> {
+    let user = User::with_box()?;
+    waiting(&user, "web")?;
+    let pid = user.inspect(".State.Pid", "web")?;
+    assert!(Command::new("kill").args(["-9", &pid]).status()?.success());
+    eventually("it has ended", || Ok(status(&user, "web")? == "exited"))?;
+    assert_eq!(user.inspect(".State.ExitCode", "web")?, "137");
+    assert_eq!(user.inspect(".State.Error", "web")?, "its monitor was killed");
+    user.succeed(&["start", "web"])?;
+    assert_eq!(status(&user, "web")?, "running");
+    no_process_after(&user, "web")
+}
+
+#[test]
+fn a_killed_machine_is_told_as_the_cause_of_the_end() -> Result<()> {
+    let user = User::with_box()?;
+    waiting(&user, "web")?;
+    assert!(Command::new("pkill").args(["-9", "securectr-vmm"]).status()?.success());
+    assert_eq!(user.succeed(&["wait", "web"])?, "137");
+    assert!(!user.inspect(".State.Error", "web")?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_process_in_it_may_have_a_terminal_and_input() -> Result<()> {
+    let user = User::with_box()?;
+    waiting(&user, "web")?;
+    let cat = Started::spawn(&mut user.command(&["exec", "-i", "web", "sh", "-c", "cat; exit 5"]))?;
+    let finished = cat.finish(b"through")?;
+    assert_eq!((finished.code, finished.out().as_str()), (5, "through"), "{finished:?}");
+    let without = user.call(&["exec", "web", "cat"])?;
+    assert_eq!((without.code, without.out().as_str()), (0, ""), "{without:?}");
+    let mut terminal = Terminal::spawn(&user.command(&["exec", "-it", "web", "sh"]), 100, 30)?;
+    terminal.type_keys("tty && stty size && echo in $((40 + 2))\r")?;
+    terminal.expect("30 100")?;
+    terminal.expect("in 42")?;
+    terminal.type_keys("exit 4\r")?;
+    assert_eq!(terminal.finish()?, 4);
+    Ok(())
+}
+
+#[test]
+fn names_can_be_changed_and_lists_filtered() -> Result<()> {
+    let user = User::with_box()?;
+    user.succeed(&["run", "-d", "--name", "one", "--label", "tier=front", "box", "true"])?;
+    user.succeed(&["wait", "one"])?;
+    waiting(&user, "two")?;
+    user.succeed(&["rename", "one", "first"])?;
+    let named = |filter: &str| user.succeed(&["ps", "-a", "--filter", filter, "--format", "{{.Names}}"]);
+    for (filter, expected) in [
+        ("label=tier=front", "first"),
+        ("status=running", "two"),
+        ("name=fir", "first"),
+        ("status=paused", ""),
+    ] {
+        assert_eq!(named(filter)?, expected, "{filter}");
+    }
+    let refused = user.call(&["rename", "first", "two"])?;
+    assert!(refused.code == 1 && refused.err().contains("in use"), "{refused:?}");
+    Ok(())
+}
