@@ -22,6 +22,7 @@ mod signals;
 mod streams;
 mod terminal;
 mod timeline;
+mod volumes;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         Command::Check(check) => check::check(check, &args.global),
         Command::Install(options) => install::install(options, &args.global),
         Command::Uninstall(options) => install::uninstall(options),
+        Command::Volume(group) => volumes::act(group, &args.global, &report),
         Command::Inspect(inspect) => inspect::inspect(inspect, &args.global, &report),
         Command::Kept(verb) => kept::act(verb, &args.global, &report),
         Command::Image(verb) => images::act(verb, &args.global, &report),
@@ -64,7 +66,11 @@ fn main() -> ExitCode {
             ExitCode::from(
                 if matches!(
                     args.command,
-                    Command::Oci(_) | Command::Inspect(_) | Command::Image(_) | Command::Kept(_)
+                    Command::Oci(_)
+                        | Command::Volume(_)
+                        | Command::Inspect(_)
+                        | Command::Image(_)
+                        | Command::Kept(_)
                 ) {
                     1
                 } else {

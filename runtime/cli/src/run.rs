@@ -1,6 +1,10 @@
 //! `securectr run`: a container from its image to its exit code.
 
-use std::{ffi::OsString, fs::File, path::Path};
+use std::{
+    ffi::OsString,
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 use securectr_image::{Digest, Image, ImageConfig, Reference, Store, User};
@@ -21,6 +25,7 @@ use crate::{
     streams::{self, Output},
     terminal::{self, RawMode},
     timeline::Timeline,
+    volumes::Volumes,
 };
 
 /// Memory of a guest without `--memory`, in MiB. It is backed as the guest touches it.
@@ -43,7 +48,8 @@ pub(crate) fn run(run: &Run, global: &Global, report: &Report) -> Result<u8> {
     let Root { source, image, config, user, command, .. } = root(run, global, report)?;
     timeline.stamp("image");
     let id = run.name.clone().map_or_else(SandboxId::random, Ok).context("make a name")?;
-    let source = Source { id: &id, run, command, image: &config, user: &user, root: source };
+    let volumes = volumes(run, global)?;
+    let source = Source { id: &id, run, command, image: &config, user: &user, root: source, volumes };
     let network = run.network.namespace().map(Path::to_owned);
     let plan = plan(id.clone(), bundle::bundle(&source)?, &Settings { network, ..settings(global) })?;
     timeline.stamp("plan");
@@ -139,6 +145,12 @@ fn image<'a>(run: &'a Run, global: &Global, report: &Report) -> Result<(Image, &
     }
     let listed = images::get(&store, wanted, run.pull, report)?;
     Ok((store.open_image(&listed, &mut progress)?, command))
+}
+
+/// Where each volume is on this machine; those with a name are made.
+pub(crate) fn volumes(run: &Run, global: &Global) -> Result<Vec<PathBuf>> {
+    let volumes = Volumes::of(global)?;
+    run.volumes().map(|volume| volumes.source(volume)).collect()
 }
 
 /// What the host decides where nobody says anything.

@@ -1,9 +1,9 @@
 //! Files of our making in a container: what others find in `/etc` of every container, whoever made its image.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Readable by all, root's, and not part of the container's layer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GivenFile {
     /// In the container.
     pub path: String,

@@ -6,6 +6,7 @@ mod in_place;
 mod install;
 mod limits;
 mod network;
+mod options;
 mod pull;
 mod run;
 mod share_speed;

@@ -3,6 +3,7 @@
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use securectr_image::Digest;
+use securectr_sandbox::GivenFile;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,8 @@ pub(crate) struct Kept {
     pub stop_timeout: Duration,
     pub restart: Restart,
     pub labels: Vec<(String, String)>,
+    /// Laid over the image's.
+    pub files: Vec<GivenFile>,
     /// By its policy, since somebody started it.
     pub restarts: u32,
     /// RFC 3339.

@@ -1,9 +1,9 @@
 //! `run -d` and `start`: leave a monitor behind, and wait until it has started the container.
 
-use std::{fs, time::SystemTime};
+use std::{fs, path::PathBuf, time::SystemTime};
 
 use anyhow::{Context, Result, bail};
-use securectr_sandbox::SandboxId;
+use securectr_sandbox::{Bundle, SandboxId};
 
 use crate::{
     args::{Global, Run},
@@ -11,7 +11,7 @@ use crate::{
     container::{self, Incarnation, Kept, NotBegun, Place, Record, Records, Status, again, spawn_and_hear},
     output, paths,
     report::Report,
-    run::{Root, root},
+    run::{Root, root, volumes},
 };
 
 /// How long a container may take after its signal, in seconds, as with docker.
@@ -23,20 +23,35 @@ pub(crate) fn detach(run: &Run, global: &Global, report: &Report) -> Result<u8> 
     }
     let root = root(run, global, report)?;
     let id = SandboxId::random().context("make an id")?;
+    if let Some(path) = run.cidfile.as_ref().filter(|path| path.exists()) {
+        bail!("the file for the id is there already: {}", path.display());
+    }
     let records = Records::kept(&paths::store(global)?);
-    let place = make(&records, &id, run, &root)?;
+    let volumes = volumes(run, global)?;
+    let place = make(&records, &id, &Made { run, root: &root, volumes })?;
     if let Err(error) = start(&records, &id, global) {
         place.remove()?;
         let code = error.downcast_ref().map(|NotBegun { code, .. }| *code);
         report.error(&error);
         return Ok(code.unwrap_or(crate::OWN_FAILURE));
     }
+    if let Some(path) = &run.cidfile {
+        fs::write(path, id.as_str()).with_context(|| format!("write {}", path.display()))?;
+    }
     output::lines([id.to_string()])?;
     Ok(0)
 }
 
+/// What a container that stays is made of.
+struct Made<'a> {
+    run: &'a Run,
+    root: &'a Root<'a>,
+    volumes: Vec<PathBuf>,
+}
+
 /// Writes down all that a start needs.
-fn make(records: &Records, id: &SandboxId, run: &Run, root: &Root<'_>) -> Result<Place> {
+fn make(records: &Records, id: &SandboxId, made: &Made<'_>) -> Result<Place> {
+    let Made { run, root, volumes } = made;
     let Some(image_id) = root.digest.clone() else {
         bail!("a directory is not kept: -d takes an image");
     };
@@ -47,8 +62,9 @@ fn make(records: &Records, id: &SandboxId, run: &Run, root: &Root<'_>) -> Result
         image: &root.config,
         user: &root.user,
         root: root.source.clone(),
+        volumes: volumes.clone(),
     };
-    let spec = bundle::bundle(&source)?.spec;
+    let Bundle { spec, files, .. } = bundle::bundle(&source)?;
     let name = run.name.as_ref().unwrap_or(id).to_string();
     let place = records.create(id)?;
     let made = || {
@@ -71,6 +87,7 @@ fn make(records: &Records, id: &SandboxId, run: &Run, root: &Root<'_>) -> Result
             stop_timeout: std::time::Duration::from_secs(run.stop_timeout.unwrap_or(STOP_TIMEOUT_S)),
             restart: run.restart,
             labels: run.label.clone(),
+            files: files.clone(),
             restarts: 0,
             started: None,
             ended: None,

@@ -12,8 +12,8 @@ use anyhow::{Context, Result};
 use rustix::process::setsid;
 use securectr_image::Store;
 use securectr_sandbox::{
-    Bundle, Config, Disks, Exit, GivenFile, Host, Installation, Process, ProcessName, RootSource, Sandbox,
-    SandboxId, Scope, Settings, StartError, StateRoot, StreamsWanted, Writable, lasting_disk, plan,
+    Bundle, Config, Disks, Exit, Host, Installation, Process, ProcessName, RootSource, Sandbox, SandboxId,
+    Scope, Settings, StartError, StateRoot, StreamsWanted, Writable, lasting_disk, plan,
 };
 use tokio::{net::UnixListener, time::sleep};
 
@@ -132,10 +132,9 @@ impl Life<'_> {
 
     fn plan(&self, kept: &Kept) -> Result<(Bundle, Settings)> {
         let spec = Config::read(self.place.path())?.spec;
-        let hostname = spec.hostname().clone().unwrap_or_default();
         let writable = if kept.read_only { Writable::Nothing } else { Writable::Disk };
         let scope = Scope::alone(&spec);
-        let files = GivenFile::names(&hostname).into();
+        let files = kept.files.clone();
         let bundle = Bundle { spec, root: RootSource::Image, writable, scope, files };
         Ok((bundle, Settings { network: kept.network.clone(), ..run::settings(self.global) }))
     }

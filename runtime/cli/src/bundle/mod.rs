@@ -1,14 +1,18 @@
 //! From what was typed and what the image says to an OCI runtime spec. Where neither says anything, it is as with docker.
 
-use std::{collections::HashMap, env, ffi::OsString};
+mod limits;
+mod mounts;
+mod names;
 
-use oci_spec::runtime::{LinuxCpu, LinuxMemory, Mount, Process, Spec, User as SpecUser};
+use std::{env, ffi::OsString, fs, io, path::PathBuf};
+
+use oci_spec::runtime::{Process, Spec, User as SpecUser};
 use securectr_image::{ImageConfig, User};
-use securectr_sandbox::{Bundle, GivenFile, RootSource, SandboxId, Scope, Writable};
+use securectr_sandbox::{Bundle, RootSource, SandboxId, Scope, Writable};
 use thiserror::Error;
 
 use crate::{
-    args::{Run, Volume},
+    args::{Run, SecurityOption},
     capabilities::{self, UnknownCapability},
 };
 
@@ -18,15 +22,14 @@ pub(crate) const DEFAULT_SPEC: &str = include_str!("default_spec.json");
 /// As docker sets it when the image does not.
 pub(crate) const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The period of CPU quotas, in microseconds; the kernel's own default.
-const CPU_PERIOD_US: u64 = 100_000;
-
 #[derive(Debug, Error, PartialEq)]
 pub(crate) enum BundleError {
     #[error("no command: neither the command line nor the image names one")]
     NoCommand,
     #[error("an argument is not UTF-8: {0:?}")]
     NotUtf8(OsString),
+    #[error("read the environment variables in {path}: {kind}")]
+    EnvFile { path: PathBuf, kind: io::ErrorKind },
     #[error("an environment variable has no name: {0:?}")]
     NoVariableName(String),
     #[error("the working directory {0:?} is not an absolute path")]
@@ -48,12 +51,14 @@ pub(crate) struct Source<'a> {
     pub image: &'a ImageConfig,
     pub user: &'a User,
     pub root: RootSource,
+    /// Where each of the run's volumes is on this machine, in their order.
+    pub volumes: Vec<PathBuf>,
 }
 
 /// Writes the bundle.
 pub(crate) fn bundle(source: &Source<'_>) -> Result<Bundle, BundleError> {
     let hostname = hostname(source)?;
-    let files = GivenFile::names(&hostname).into();
+    let files = names::files(source.run, &hostname);
     let writable = match source.run {
         run if run.read_only => Writable::Nothing,
         run if run.in_place => Writable::InPlace,
@@ -74,28 +79,17 @@ fn spec(source: &Source<'_>, hostname: String) -> Result<Spec, BundleError> {
     process.set_terminal(Some(source.run.tty));
     set_user(&mut process, source.user);
     capabilities::set(&mut process, source.run, source.user.uid == 0)?;
+    process.set_no_new_privileges(Some(source.run.has(SecurityOption::NoNewPrivileges)));
+    process.set_oom_score_adj(source.run.oom_score_adj);
+    process.set_rlimits(Some(source.run.ulimit.clone()));
     spec.set_process(Some(process));
     spec.set_hostname(Some(hostname));
     let mut root = spec.root().clone().unwrap_or_default();
     root.set_readonly(Some(source.run.read_only));
     spec.set_root(Some(root));
-    add_volumes(&mut spec, &source.run.volume);
-    set_limits(&mut spec, source.run);
+    mounts::add(&mut spec, source);
+    limits::set(&mut spec, source.run);
     Ok(spec)
-}
-
-fn add_volumes(spec: &mut Spec, volumes: &[Volume]) {
-    let mounts = spec.mounts_mut().get_or_insert_default();
-    for volume in volumes {
-        let access = if volume.read_only { "ro" } else { "rw" };
-        let mut mount = Mount::default();
-        mount
-            .set_destination(volume.path.clone())
-            .set_typ(Some("bind".to_owned()))
-            .set_source(Some(volume.source.clone()))
-            .set_options(Some(vec!["rbind".to_owned(), access.to_owned()]));
-        mounts.push(mount);
-    }
 }
 
 fn args(source: &Source<'_>) -> Result<Vec<String>, BundleError> {
@@ -122,7 +116,7 @@ fn environment(source: &Source<'_>, hostname: &str) -> Result<Vec<String>, Bundl
     for variable in &source.image.env {
         set_variable(&mut variables, variable.clone());
     }
-    for typed in &source.run.env {
+    for typed in from_files(&source.run.env_file)?.iter().chain(&source.run.env) {
         if typed.is_empty() || typed.starts_with('=') {
             return Err(BundleError::NoVariableName(typed.clone()));
         }
@@ -135,6 +129,19 @@ fn environment(source: &Source<'_>, hostname: &str) -> Result<Vec<String>, Bundl
     }
     if !variables.iter().any(|variable| variable.starts_with("HOME=")) {
         variables.push(format!("HOME={}", source.user.home));
+    }
+    Ok(variables)
+}
+
+/// A variable a line; empty lines and those that begin with # are nothing.
+fn from_files(files: &[PathBuf]) -> Result<Vec<String>, BundleError> {
+    let mut variables = Vec::new();
+    for path in files {
+        let text = fs::read_to_string(path)
+            .map_err(|source| BundleError::EnvFile { path: path.clone(), kind: source.kind() })?;
+        let lines =
+            text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        variables.extend(lines.map(str::to_owned));
     }
     Ok(variables)
 }
@@ -172,25 +179,6 @@ fn set_user(process: &mut Process, user: &User) {
     process.set_user(spec_user);
 }
 
-fn set_limits(spec: &mut Spec, run: &Run) {
-    let Some(mut linux) = spec.linux().clone() else { return };
-    let mut resources = linux.resources().clone().unwrap_or_default();
-    if let Some(limit) = run.memory {
-        // No swap on top: the limit is what was asked for.
-        let mut memory = LinuxMemory::default();
-        memory.set_limit(Some(limit)).set_swap(Some(limit));
-        resources.set_memory(Some(memory));
-    }
-    if let Some(cpus) = run.cpus {
-        let mut cpu = LinuxCpu::default();
-        cpu.set_period(Some(CPU_PERIOD_US)).set_quota(Some((cpus * CPU_PERIOD_US as f64) as i64));
-        resources.set_cpu(Some(cpu));
-    }
-    linux.set_resources(Some(resources));
-    linux.set_sysctl(Some(HashMap::new()));
-    spec.set_linux(Some(linux));
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -211,6 +199,7 @@ mod tests {
             image,
             user,
             root: RootSource::Image,
+            volumes: run.volumes().map(|_| "/srv".into()).collect(),
         };
         bundle(&source).map(|bundle| bundle.spec)
     }

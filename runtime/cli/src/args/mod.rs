@@ -1,0 +1,74 @@
+//! What was typed.
+
+mod run;
+mod values;
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+pub(crate) use run::Run;
+pub(crate) use values::{SecurityOption, Tmpfs, Volume, VolumeSource};
+
+use crate::{images, inspect, install, kept, oci, volumes};
+
+/// Run containers, each in a microVM with a kernel of its own
+#[derive(Debug, Parser)]
+#[command(name = "securectr", version, propagate_version = true, disable_help_subcommand = true)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Global {
+    /// How messages of securectr itself are written to standard error
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+    /// Show the guest's console on standard error
+    #[arg(long, global = true)]
+    pub debug: bool,
+    /// Where images are kept [default: /var/lib/securectr, without root ~/.local/share/securectr]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+    #[command(flatten)]
+    pub oci: oci::Options,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a command in a new container
+    Run(Box<Run>),
+    /// Say whether this machine can run securectr, by booting a guest
+    Check(Check),
+    /// Make this runtime known to the container engines of this machine [default: those that are found]
+    Install(install::Install),
+    /// Take back what install did
+    Uninstall(install::Setup),
+    /// Manage volumes with names
+    Volume(volumes::Group),
+    /// Print all that is known of containers and images, as JSON
+    Inspect(inspect::Inspect),
+    #[command(flatten)]
+    Kept(kept::Verb),
+    #[command(flatten)]
+    Image(images::Verb),
+    #[command(flatten)]
+    Oci(oci::Verb),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Check {
+    /// How the findings are written to standard output
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub format: LogFormat,
+}

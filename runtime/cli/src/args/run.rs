@@ -1,0 +1,184 @@
+//! What `run` is told.
+
+use std::{ffi::OsString, net::IpAddr, path::PathBuf};
+
+use clap::Args as ClapArgs;
+use oci_spec::runtime::PosixRlimit;
+use securectr_sandbox::SandboxId;
+
+use super::values::{
+    Mounted, Network, SecurityOption, Tmpfs, Volume, cpu_count, host, label, limit, memory_size, mount,
+    network, security_option, setting, swap_size, tmpfs, volume,
+};
+use crate::{container::Restart, images, signals};
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    override_usage = "securectr run [OPTIONS] IMAGE [COMMAND [ARG...]]\n       securectr run [OPTIONS] --rootfs DIR [COMMAND [ARG...]]",
+    after_help = "IMAGE is the name or id of an image of this machine, or oci-archive:FILE, oci:DIR or docker-archive:FILE, each with an \
+                  optional :TAG."
+)]
+pub(crate) struct Run {
+    /// Leave the container behind and print its id; without it, nothing of the container stays
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Remove the container when it ends
+    #[arg(long)]
+    pub rm: bool,
+    /// What follows the end of a container that was left behind: no, on-failure[:TIMES], always or unless-stopped
+    #[arg(long, value_name = "POLICY", default_value = "no", requires = "detach", conflicts_with = "rm")]
+    pub restart: Restart,
+    /// Signal by which stop stops it [default: the image's, or TERM]
+    #[arg(long, value_name = "SIGNAL", value_parser = signals::number)]
+    pub stop_signal: Option<u32>,
+    /// How long it may take to stop, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub stop_timeout: Option<u64>,
+    /// Mark it with a word and a value, for ps --filter
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = label)]
+    pub label: Vec<(String, String)>,
+    /// Write the container's id to a file, which must not be there
+    #[arg(long, value_name = "FILE", requires = "detach")]
+    pub cidfile: Option<PathBuf>,
+    /// When the image is fetched from its registry
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub pull: images::PullPolicy,
+    /// Keep standard input open
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give the container a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Set an environment variable; without a value, take it from this environment
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub env: Vec<String>,
+    /// Set environment variables that stand in a file, one a line
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+    /// Working directory in the container
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// User, by name or number
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Host name of the container
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Replace the image's entry point; empty for none
+    #[arg(long, value_name = "COMMAND")]
+    pub entrypoint: Option<String>,
+    /// Memory limit, in bytes or with k, m or g behind the number
+    #[arg(short, long, value_name = "SIZE", value_parser = memory_size)]
+    pub memory: Option<i64>,
+    /// Memory and swap together; as much as --memory is no swap, which is the default
+    #[arg(long, value_name = "SIZE", value_parser = swap_size, allow_negative_numbers = true, requires = "memory")]
+    pub memory_swap: Option<i64>,
+    /// Memory that is not taken away under pressure
+    #[arg(long, value_name = "SIZE", value_parser = memory_size)]
+    pub memory_reservation: Option<i64>,
+    /// CPU limit, in CPUs; fractions are fine
+    #[arg(long, value_name = "NUMBER", value_parser = cpu_count)]
+    pub cpus: Option<f64>,
+    /// Share of the CPUs beside other containers of the machine
+    #[arg(long, value_name = "SHARES")]
+    pub cpu_shares: Option<u64>,
+    /// CPUs of the guest that may be used, as in 0-2 or 0,3
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_cpus: Option<String>,
+    /// Most processes and threads; -1 for no limit
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub pids_limit: Option<i64>,
+    /// Limit of each process, as in nofile=1024 or nofile=1024:2048
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = limit)]
+    pub ulimit: Vec<PosixRlimit>,
+    /// Kernel parameter, as in net.ipv4.ip_forward=1
+    #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
+    pub sysctl: Vec<(String, String)>,
+    /// Size of /dev/shm [default: 64m]
+    #[arg(long, value_name = "SIZE", value_parser = memory_size)]
+    pub shm_size: Option<i64>,
+    /// How readily the guest's kernel kills it for want of memory: -1000 to 1000
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(-1000..=1000), allow_negative_numbers = true)]
+    pub oom_score_adj: Option<i32>,
+    /// no-new-privileges, or seccomp=unconfined
+    #[arg(long, value_name = "OPTION", value_parser = security_option)]
+    pub security_opt: Vec<SecurityOption>,
+    /// Add a Linux capability, or ALL
+    #[arg(long, value_name = "CAPABILITY")]
+    pub cap_add: Vec<String>,
+    /// Drop a Linux capability, or ALL
+    #[arg(long, value_name = "CAPABILITY")]
+    pub cap_drop: Vec<String>,
+    /// Share a directory or a file of this machine with the container, or a volume by its name
+    #[arg(short, long, value_name = "SOURCE:PATH[:ro]", value_parser = volume)]
+    pub volume: Vec<Volume>,
+    /// The same and more in docker's longer words, as in type=bind,source=/srv,target=/data,readonly; types are bind, volume and tmpfs
+    #[arg(long, value_name = "KEY=VALUE,...", value_parser = mount)]
+    pub mount: Vec<Mounted>,
+    /// A file system in memory, as in /run or /run:size=64m,mode=755
+    #[arg(long, value_name = "PATH[:OPTIONS]", value_parser = tmpfs)]
+    pub tmpfs: Vec<Tmpfs>,
+    /// Keep the container's root file system read-only
+    #[arg(long)]
+    pub read_only: bool,
+    /// Name of the container
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<SandboxId>,
+    /// Network: none, or the path of a network namespace whose interfaces become the container's
+    #[arg(long, value_name = "none|NETNS", default_value = "none", value_parser = network)]
+    pub network: Network,
+    /// Another name in /etc/hosts
+    #[arg(long, value_name = "NAME:ADDRESS", value_parser = host)]
+    pub add_host: Vec<(String, IpAddr)>,
+    /// A name server for /etc/resolv.conf
+    #[arg(long, value_name = "ADDRESS")]
+    pub dns: Vec<IpAddr>,
+    /// Where /etc/resolv.conf looks for names without dots
+    #[arg(long, value_name = "DOMAIN")]
+    pub dns_search: Vec<String>,
+    /// An option for /etc/resolv.conf
+    #[arg(long, value_name = "OPTION")]
+    pub dns_option: Vec<String>,
+    /// Boot this kernel, an uncompressed vmlinux
+    #[arg(long, value_name = "PATH")]
+    pub kernel: Option<PathBuf>,
+    /// Use a directory in place of an image
+    #[arg(long, value_name = "DIR")]
+    pub rootfs: Option<PathBuf>,
+    /// Share the directory of --rootfs instead of copying it: what the container writes is written there. Meanwhile nobody else
+    /// may change it. Users by number only
+    #[arg(long, requires = "rootfs")]
+    pub in_place: bool,
+    /// Print what would be done, as JSON, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print how long each step of the start took, as JSON, to standard error
+    #[arg(long)]
+    pub timings: bool,
+    /// The image, unless --rootfs is given, then the command and its arguments
+    #[arg(trailing_var_arg = true, value_name = "IMAGE [COMMAND [ARG...]]")]
+    pub words: Vec<OsString>,
+}
+
+impl Run {
+    /// All that is shared with the container.
+    pub(crate) fn volumes(&self) -> impl Iterator<Item = &Volume> {
+        let mounted = self.mount.iter().filter_map(|mounted| match mounted {
+            Mounted::Volume(volume) => Some(volume),
+            Mounted::Tmpfs(_) => None,
+        });
+        self.volume.iter().chain(mounted)
+    }
+
+    pub(crate) fn tmpfs(&self) -> impl Iterator<Item = &Tmpfs> {
+        let mounted = self.mount.iter().filter_map(|mounted| match mounted {
+            Mounted::Tmpfs(tmpfs) => Some(tmpfs),
+            Mounted::Volume(_) => None,
+        });
+        self.tmpfs.iter().chain(mounted)
+    }
+
+    pub(crate) fn has(&self, option: SecurityOption) -> bool {
+        self.security_opt.contains(&option)
+    }
+}

@@ -1,0 +1,337 @@
+//! What options say, understood: each has its words for what is not.
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use oci_spec::runtime::PosixRlimit;
+use serde_json::json;
+
+use crate::volumes::VolumeName;
+
+pub(super) fn label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    if name.is_empty() { Err("a label has a name".to_owned()) } else { Ok((name.into(), value.into())) }
+}
+
+/// Where a container's network comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Network {
+    None,
+    Namespace(PathBuf),
+}
+
+impl Network {
+    pub(crate) fn namespace(&self) -> Option<&Path> {
+        match self {
+            Self::None => None,
+            Self::Namespace(path) => Some(path),
+        }
+    }
+}
+
+pub(super) fn network(text: &str) -> Result<Network, String> {
+    match text {
+        "none" => Ok(Network::None),
+        "host" => Err("the host's network cannot be given to a guest".to_owned()),
+        path if path.starts_with('/') => Ok(Network::Namespace(path.into())),
+        _ => Err("neither none nor the absolute path of a network namespace".to_owned()),
+    }
+}
+
+/// What is shared with a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Volume {
+    pub source: VolumeSource,
+    /// In the container.
+    pub path: PathBuf,
+    pub read_only: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum VolumeSource {
+    /// Of this machine, absolute.
+    Path(PathBuf),
+    /// A volume that securectr keeps.
+    Named(VolumeName),
+}
+
+/// `SOURCE:PATH[:ro]` as docker reads it: the path is absolute, the source is so or a name.
+pub(super) fn volume(text: &str) -> Result<Volume, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, path, read_only) = match parts.as_slice() {
+        [source, path] | [source, path, "rw"] => (source, path, false),
+        [source, path, "ro"] => (source, path, true),
+        _ => {
+            return Err(format!(
+                "not a volume: {text} (as in /srv/data:/data, /srv/data:/data:ro or name:/data)"
+            ));
+        }
+    };
+    Ok(Volume { source: volume_source(source)?, path: absolute(path)?, read_only })
+}
+
+fn volume_source(source: &str) -> Result<VolumeSource, String> {
+    if source.contains('/') {
+        return absolute(source).map(VolumeSource::Path);
+    }
+    source.parse().map(VolumeSource::Named)
+}
+
+fn absolute(path: &str) -> Result<PathBuf, String> {
+    if path.starts_with('/') { Ok(path.into()) } else { Err(format!("not an absolute path: {path}")) }
+}
+
+/// A file system in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tmpfs {
+    pub path: PathBuf,
+    /// As mount(8) takes them.
+    pub options: Vec<String>,
+}
+
+pub(super) fn tmpfs(text: &str) -> Result<Tmpfs, String> {
+    let (path, options) = text.split_once(':').unwrap_or((text, ""));
+    let options = options.split(',').filter(|option| !option.is_empty()).map(str::to_owned).collect();
+    Ok(Tmpfs { path: absolute(path)?, options })
+}
+
+/// What `--mount` asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Mounted {
+    Volume(Volume),
+    Tmpfs(Tmpfs),
+}
+
+/// `type=bind,source=/srv,target=/data,readonly` as docker reads it.
+pub(super) fn mount(text: &str) -> Result<Mounted, String> {
+    let (mut kind, mut source, mut target, mut read_only) = ("volume", None, None, false);
+    let mut options = Vec::new();
+    for part in text.split(',') {
+        let (key, value) = part.split_once('=').unwrap_or((part, "true"));
+        match key {
+            "type" => kind = value,
+            "source" | "src" => source = Some(value),
+            "target" | "dst" | "destination" => target = Some(value),
+            "readonly" | "ro" => read_only = matches!(value, "true" | "1"),
+            "tmpfs-size" => options.push(format!("size={value}")),
+            "tmpfs-mode" => options.push(format!("mode={value}")),
+            _ => return Err(format!("not understood in a mount: {part}")),
+        }
+    }
+    let path = absolute(target.ok_or("a mount has a target")?)?;
+    match (kind, source) {
+        ("bind", Some(source)) => {
+            Ok(Mounted::Volume(Volume { source: VolumeSource::Path(absolute(source)?), path, read_only }))
+        }
+        ("volume", Some(source)) => {
+            Ok(Mounted::Volume(Volume { source: VolumeSource::Named(source.parse()?), path, read_only }))
+        }
+        ("tmpfs", None) => Ok(Mounted::Tmpfs(Tmpfs { path, options })),
+        ("tmpfs", Some(_)) => Err("a tmpfs has no source".to_owned()),
+        ("bind" | "volume", None) => Err(format!("a mount of type {kind} has a source")),
+        _ => Err(format!("not a type of mounts: {kind} (bind, volume and tmpfs are)")),
+    }
+}
+
+/// A resource limit of each process (getrlimit(2)): `nofile=1024:2048`; -1 and unlimited are no limit.
+pub(super) fn limit(text: &str) -> Result<PosixRlimit, String> {
+    let wrong = || format!("not a limit: {text} (as in nofile=1024 or nofile=1024:2048)");
+    let (name, values) = text.split_once('=').ok_or_else(wrong)?;
+    let number = |value: &str| match value {
+        "-1" | "unlimited" => Ok(u64::MAX),
+        value => value.parse().map_err(|_| wrong()),
+    };
+    let (soft, hard) = values.split_once(':').unwrap_or((values, values));
+    let (soft, hard) = (number(soft)?, number(hard)?);
+    if soft > hard {
+        return Err(wrong());
+    }
+    let kind = format!("RLIMIT_{}", name.to_ascii_uppercase());
+    serde_json::from_value(json!({"type": kind, "soft": soft, "hard": hard}))
+        .map_err(|_| format!("there is no limit {name:?}"))
+}
+
+/// `NAME=VALUE`.
+pub(super) fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("not a setting: {text} (as in name=value)")),
+    }
+}
+
+/// `NAME:ADDRESS`; an IPv6 address has colons of its own.
+pub(super) fn host(text: &str) -> Result<(String, IpAddr), String> {
+    let wrong = || format!("not a host: {text} (as in name:192.0.2.1)");
+    let (name, address) = text.split_once([':', '=']).ok_or_else(wrong)?;
+    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+    let address = address.trim_matches(['[', ']']).parse().map_err(|_| wrong())?;
+    if is_name { Ok((name.to_owned(), address)) } else { Err(wrong()) }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SecurityOption {
+    NoNewPrivileges,
+    /// There is no filter by default: the guest has a kernel of its own.
+    SeccompUnconfined,
+}
+
+pub(super) fn security_option(text: &str) -> Result<SecurityOption, String> {
+    match text {
+        "no-new-privileges" | "no-new-privileges:true" | "no-new-privileges=true" => {
+            Ok(SecurityOption::NoNewPrivileges)
+        }
+        "seccomp=unconfined" | "seccomp:unconfined" => Ok(SecurityOption::SeccompUnconfined),
+        _ => Err(format!("not understood: {text} (no-new-privileges and seccomp=unconfined are)")),
+    }
+}
+
+/// As a size; -1 is no limit.
+pub(super) fn swap_size(text: &str) -> Result<i64, String> {
+    if text == "-1" { Ok(-1) } else { memory_size(text) }
+}
+
+/// `128m` as docker reads it: a number, with a power of 1024 behind it.
+pub(super) fn memory_size(text: &str) -> Result<i64, String> {
+    let lower = text.to_ascii_lowercase();
+    let trimmed = lower.strip_suffix('b').unwrap_or(&lower);
+    let (digits, shift) = match trimmed.as_bytes().last() {
+        Some(b'k') => (trimmed.trim_end_matches('k'), 10),
+        Some(b'm') => (trimmed.trim_end_matches('m'), 20),
+        Some(b'g') => (trimmed.trim_end_matches('g'), 30),
+        _ => (trimmed, 0),
+    };
+    let number: i64 = digits.parse().map_err(|_| format!("not a size: {text} (as in 512m or 2g)"))?;
+    match number.checked_mul(1 << shift) {
+        Some(bytes @ 1..) => Ok(bytes),
+        _ => Err(format!("out of range: {text}")),
+    }
+}
+
+pub(super) fn cpu_count(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(count) if count.is_finite() && (0.01..=1024.0).contains(&count) => Ok(count),
+        _ => Err(format!("not a number of CPUs: {text} (from 0.01, as in 1 or 1.5)")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Args, Command, Run};
+
+    fn run(words: &[&str]) -> Run {
+        let argv = ["securectr", "run"].iter().chain(words);
+        match Args::try_parse_from(argv).unwrap().command {
+            Command::Run(run) => *run,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn options_behind_the_image_belong_to_the_command() {
+        let run = run(&["-i", "oci:x", "ls", "-t", "--rm"]);
+        assert!(run.interactive && !run.tty && !run.rm);
+        assert_eq!(run.words, ["oci:x", "ls", "-t", "--rm"]);
+    }
+
+    #[test]
+    fn short_options_can_be_joined() {
+        let run = run(&["-it", "-eA=1", "-e", "B", "oci:x"]);
+        assert!(run.interactive && run.tty);
+        assert_eq!(run.env, ["A=1", "B"]);
+    }
+
+    #[test]
+    fn sizes_are_read_as_docker_reads_them() {
+        for (text, bytes) in
+            [("64", 64), ("4k", 4096), ("128m", 128 << 20), ("1G", 1 << 30), ("2gb", 2 << 30)]
+        {
+            assert_eq!(memory_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "m", "-1", "1.5g", "1t", "99999999999g", "0"] {
+            assert!(memory_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_network_is_none_or_a_path() {
+        assert_eq!(run(&["oci:x"]).network, Network::None);
+        assert_eq!(
+            run(&["--network", "/run/netns/x", "oci:x"]).network.namespace(),
+            Some(Path::new("/run/netns/x"))
+        );
+        for text in ["host", "bridge", "", "netns/x"] {
+            assert!(network(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_volume_is_an_absolute_path_or_a_name_at_an_absolute_path() {
+        let source = VolumeSource::Path("/a b".into());
+        let writable = Volume { source, path: "/c".into(), read_only: false };
+        assert_eq!(run(&["-v", "/a b:/c", "i"]).volume, std::slice::from_ref(&writable));
+        let read_only = Volume { read_only: true, ..writable };
+        assert_eq!(run(&["--volume", "/a b:/c:ro", "i"]).volume, [read_only]);
+        let named = run(&["-v", "data:/c", "i"]).volume.remove(0).source;
+        assert_eq!(named, VolumeSource::Named("data".parse().unwrap()));
+        for text in ["", "/a", "/a:", ":/b", "na me:/b", "/a:b", "/a:/b:no", "/a:/b:ro:x", "./a:/b", "..:/b"]
+        {
+            assert!(volume(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn cpus_are_positive_numbers() {
+        assert_eq!(cpu_count("1.5"), Ok(1.5));
+        for text in ["0", "-1", "nan", "inf", "many", "1e9"] {
+            assert!(cpu_count(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn mounts_are_read_in_dockers_longer_words() {
+        let bind = mount("type=bind,source=/srv,target=/data,readonly").unwrap();
+        let source = VolumeSource::Path("/srv".into());
+        assert_eq!(bind, Mounted::Volume(Volume { source, path: "/data".into(), read_only: true }));
+        assert!(matches!(
+            mount("src=data,dst=/data").unwrap(),
+            Mounted::Volume(Volume { source: VolumeSource::Named(_), read_only: false, .. })
+        ));
+        let memory = mount("type=tmpfs,target=/run,tmpfs-size=1m").unwrap();
+        assert_eq!(memory, Mounted::Tmpfs(Tmpfs { path: "/run".into(), options: vec!["size=1m".into()] }));
+        for text in [
+            "",
+            "type=bind,target=/x",
+            "type=bind,source=x,target=/x",
+            "source=a",
+            "type=nfs,source=a,target=/b",
+            "x=y",
+        ] {
+            assert!(mount(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn limits_have_two_sides() {
+        let sides = |text| limit(text).map(|limit| (limit.soft(), limit.hard()));
+        assert_eq!(sides("nofile=10:20"), Ok((10, 20)));
+        assert_eq!(sides("nofile=20"), Ok((20, 20)));
+        assert_eq!(sides("core=-1"), Ok((u64::MAX, u64::MAX)));
+        for text in ["", "nofile", "nofile=", "nofile=2:1", "=1", "nofile=x", "nothing=1"] {
+            assert!(limit(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn hosts_have_addresses_of_either_kind() {
+        assert_eq!(host("db:192.0.2.1"), Ok(("db".into(), "192.0.2.1".parse().unwrap())));
+        assert_eq!(host("db:[::1]").unwrap().1, "::1".parse::<IpAddr>().unwrap());
+        for text in ["", "db", "db:", ":192.0.2.1", "d b:192.0.2.1", "db:host"] {
+            assert!(host(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! What is mounted in a container beside its root.
+
+use std::path::Path;
+
+use oci_spec::runtime::{Mount, Spec};
+
+use super::Source;
+use crate::args::Tmpfs;
+
+const SHM: &str = "/dev/shm";
+
+/// Of a tmpfs, as docker sets them; those that are asked for come behind and outrank them.
+const TMPFS_OPTIONS: [&str; 3] = ["nosuid", "nodev", "noexec"];
+
+pub(super) fn add(spec: &mut Spec, source: &Source<'_>) {
+    let mounts = spec.mounts_mut().get_or_insert_default();
+    if let Some(bytes) = source.run.shm_size {
+        let shm = mounts.iter_mut().find(|mount| mount.destination().as_path() == Path::new(SHM));
+        if let Some(options) = shm.and_then(|shm| shm.options_mut().as_mut()) {
+            options.retain(|option| !option.starts_with("size="));
+            options.push(format!("size={bytes}"));
+        }
+    }
+    mounts.extend(source.run.tmpfs().map(tmpfs));
+    for (volume, path) in source.run.volumes().zip(&source.volumes) {
+        let access = if volume.read_only { "ro" } else { "rw" };
+        let mut mount = Mount::default();
+        mount
+            .set_destination(volume.path.clone())
+            .set_typ(Some("bind".to_owned()))
+            .set_source(Some(path.clone()))
+            .set_options(Some(vec!["rbind".to_owned(), access.to_owned()]));
+        mounts.push(mount);
+    }
+}
+
+fn tmpfs(asked: &Tmpfs) -> Mount {
+    let fixed = TMPFS_OPTIONS.iter().map(|&option| option.to_owned());
+    let mut mount = Mount::default();
+    mount
+        .set_destination(asked.path.clone())
+        .set_typ(Some("tmpfs".to_owned()))
+        .set_source(Some("tmpfs".into()))
+        .set_options(Some(fixed.chain(asked.options.iter().cloned()).collect()));
+    mount
+}
