@@ -22,6 +22,7 @@ mod signals;
 mod streams;
 mod terminal;
 mod timeline;
+mod version;
 mod volumes;
 
 use std::process::ExitCode;
@@ -52,6 +53,9 @@ fn main() -> ExitCode {
         Command::Check(check) => check::check(check, &args.global),
         Command::Install(options) => install::install(options, &args.global),
         Command::Uninstall(options) => install::uninstall(options),
+        Command::Version(version) => version::version(version),
+        Command::Completion(completion) => version::completion(completion),
+        Command::Man(man) => version::man(man),
         Command::Volume(group) => volumes::act(group, &args.global, &report),
         Command::Inspect(inspect) => inspect::inspect(inspect, &args.global, &report),
         Command::Kept(verb) => kept::act(verb, &args.global, &report),

@@ -4,6 +4,7 @@ use std::{
     ffi::OsString,
     fs::File,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -13,7 +14,7 @@ use securectr_sandbox::{
     RootSource, Sandbox, SandboxError, SandboxId, Settings, StateRoot, StreamsWanted, Writable, plan,
     writable_disk,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::sleep};
 
 use crate::{
     args::{Global, Run},
@@ -215,10 +216,16 @@ impl Session<'_> {
     ) -> Result<(ExitStatus, OomKilled)> {
         let init = ProcessName::init(&self.plan.container.id);
         let mut ended = std::pin::pin!(sandbox.wait(&init));
+        let mut time_is_over = std::pin::pin!(passed(self.run.timeout));
         loop {
             tokio::select! {
                 biased;
                 status = &mut ended => return Ok(status?),
+                limit_s = &mut time_is_over => {
+                    self.report.warning(&format!("the container's time of {limit_s} s is over"));
+                    sandbox.signal(&init, libc::SIGKILL.unsigned_abs(), Reach::Container).await?;
+                    time_is_over.set(passed(None));
+                }
                 Some(event) = outside.recv() => match event {
                     Outside::Signal(number) => {
                         // A container that ended a moment ago takes no signal: that is no error.
@@ -262,6 +269,17 @@ impl Session<'_> {
                 .warning(&format!("the container ran out of memory ({limit}): its kernel killed a process"));
         }
         status.shell_code()
+    }
+}
+
+/// Answers after so many seconds, if there is such a limit.
+async fn passed(limit_s: Option<u64>) -> u64 {
+    match limit_s {
+        Some(limit_s) => {
+            sleep(Duration::from_secs(limit_s)).await;
+            limit_s
+        }
+        None => std::future::pending().await,
     }
 }
 

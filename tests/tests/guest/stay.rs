@@ -208,3 +208,70 @@ fn names_can_be_changed_and_lists_filtered() -> Result<()> {
     assert!(refused.code == 1 && refused.err().contains("in use"), "{refused:?}");
     Ok(())
 }
+
+#[test]
+fn what_it_uses_is_shown() -> Result<()> {
+    let user = User::with_box()?;
+    user.succeed(&[
+        "run",
+        "-d",
+        "--name",
+        "busy",
+        "--memory",
+        "64m",
+        "box",
+        "sh",
+        "-c",
+        "while :; do :; done",
+    ])?;
+    let shown = user.succeed(&[
+        "stats",
+        "--no-stream",
+        "--format",
+        "{{.Name}} {{.CPUPerc}} {{.MemUsage}} {{.PIDs}}",
+    ])?;
+    let words: Vec<_> = shown.split(' ').collect();
+    assert_eq!((words[0], words.last().copied()), ("busy", Some("1")), "{shown}");
+    assert!(words[1].trim_end_matches('%').parse::<f64>()? > 10.0, "{shown}");
+    assert!(shown.contains("/ 64.00 MiB"), "{shown}");
+    Ok(())
+}
+
+#[test]
+fn the_cause_of_an_end_is_told() -> Result<()> {
+    let user = User::with_box()?;
+    let run = |name: &str, options: &[&str], script: &str| -> Result<String> {
+        let start = [&["run", "-d", "--name", name], options, &["box", "sh", "-c", script]].concat();
+        user.succeed(&start)
+    };
+    run("done", &[], "exit 3")?;
+    run("hungry", &["--memory", "32m"], "tail /dev/zero")?;
+    run("slow", &["--timeout", "2"], "sleep 1000")?;
+    run("asked", &[], "sleep 1000")?;
+    assert_eq!(user.succeed(&["why", "asked"])?, "asked is running: it has not ended");
+    user.succeed(&["kill", "asked"])?;
+    for (name, code, cause) in [
+        ("done", "3", "its program ended with exit code 3"),
+        ("hungry", "137", "its memory ran out"),
+        ("slow", "137", "its time of 2 s was over"),
+        ("asked", "137", "it was sent signal 9"),
+    ] {
+        assert_eq!(user.succeed(&["wait", name])?, code, "{name}");
+        let why = user.succeed(&["why", name])?;
+        assert!(why.contains(cause), "{why}");
+    }
+    let foreground = user.call(&["run", "--timeout", "1", "box", "sleep", "1000"])?;
+    assert!(foreground.code == 137 && foreground.err().contains("time of 1 s is over"), "{foreground:?}");
+    Ok(())
+}
+
+#[test]
+fn shells_and_manuals_know_its_words() -> Result<()> {
+    let user = User::new()?;
+    assert!(user.succeed(&["completion", "bash"])?.contains("securectr"));
+    let pages = user.home().join("man").display().to_string();
+    user.succeed(&["man", &pages])?;
+    assert!(fs::read_to_string(user.home().join("man/securectr-run.1"))?.contains("stop\\-timeout"));
+    assert!(user.succeed(&["version"])?.starts_with("securectr "));
+    Ok(())
+}

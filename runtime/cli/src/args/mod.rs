@@ -10,7 +10,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 pub(crate) use run::Run;
 pub(crate) use values::{SecurityOption, Tmpfs, Volume, VolumeSource};
 
-use crate::{images, inspect, install, kept, oci, volumes};
+use crate::{images, inspect, install, kept, oci, version, volumes};
 
 /// Run containers, each in a microVM with a kernel of its own
 #[derive(Debug, Parser)]
@@ -54,6 +54,12 @@ pub(crate) enum Command {
     Install(install::Install),
     /// Take back what install did
     Uninstall(install::Setup),
+    /// Print the version
+    Version(version::Version),
+    /// Print what a shell needs to complete words of this program
+    Completion(version::Completion),
+    /// Write manual pages
+    Man(version::Man),
     /// Manage volumes with names
     Volume(volumes::Group),
     /// Print all that is known of containers and images, as JSON

@@ -34,6 +34,9 @@ pub(crate) struct Run {
     /// How long it may take to stop, in seconds
     #[arg(long, value_name = "SECONDS")]
     pub stop_timeout: Option<u64>,
+    /// Kill the container when it has run for so long, in seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: Option<u64>,
     /// Mark it with a word and a value, for ps --filter
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = label)]
     pub label: Vec<(String, String)>,

@@ -9,8 +9,8 @@ use super::record::{Place, Record, Status};
 pub(crate) struct Book {
     pub place: Place,
     pub record: Record,
-    /// Somebody wants its end: nothing starts it again.
-    pub was_asked_to_end: bool,
+    /// The last signal by which somebody wants its end: nothing starts it again.
+    pub asked: Option<u32>,
 }
 
 impl Book {

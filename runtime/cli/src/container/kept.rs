@@ -23,6 +23,8 @@ pub(crate) struct Kept {
     pub network: Option<PathBuf>,
     pub stop_signal: u32,
     pub stop_timeout: Duration,
+    /// How long it may run, from each start on.
+    pub time_limit: Option<Duration>,
     pub restart: Restart,
     pub labels: Vec<(String, String)>,
     /// Laid over the image's.
@@ -42,8 +44,11 @@ pub(crate) struct Ended {
     /// RFC 3339.
     pub at: String,
     pub oom_killed: bool,
-    /// When it was not its program that ended.
+    /// When it was not its program that ended by itself or by a signal.
     pub cause: Option<String>,
+    /// The signal by which somebody has asked for its end.
+    #[serde(default)]
+    pub asked: Option<u32>,
 }
 
 /// What follows its end.

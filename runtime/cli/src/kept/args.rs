@@ -4,6 +4,8 @@ use std::time::SystemTime;
 
 use clap::{Args as ClapArgs, Subcommand};
 
+use crate::output::Format;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Stop containers: by a signal, and by SIGKILL when they take too long
@@ -16,6 +18,10 @@ pub(crate) enum Verb {
     Logs(Logs),
     /// Wait for the end of containers, and print their exit codes
     Wait(Named),
+    /// Show what containers use
+    Stats(Stats),
+    /// Tell the cause of a container's end
+    Why(Why),
     /// Give a container another name
     Rename(Rename),
     #[command(hide = true)]
@@ -98,6 +104,26 @@ pub(crate) struct Named {
     /// Names or ids
     #[arg(required = true, value_name = "CONTAINER")]
     pub names: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Stats {
+    /// Once, and no more
+    #[arg(long)]
+    pub no_stream: bool,
+    /// table, json, or a template as in '{{.Name}} {{.MemUsage}}'
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: Format,
+    /// Names or ids [default: all that run]
+    #[arg(value_name = "CONTAINER")]
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Why {
+    /// A name or id
+    #[arg(value_name = "CONTAINER")]
+    pub name: String,
 }
 
 #[derive(Debug, ClapArgs)]

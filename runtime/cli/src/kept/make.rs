@@ -85,6 +85,7 @@ fn make(records: &Records, id: &SandboxId, made: &Made<'_>) -> Result<Place> {
             network: run.network.namespace().map(Into::into),
             stop_signal: stop_signal(run, root)?,
             stop_timeout: std::time::Duration::from_secs(run.stop_timeout.unwrap_or(STOP_TIMEOUT_S)),
+            time_limit: run.timeout.map(std::time::Duration::from_secs),
             restart: run.restart,
             labels: run.label.clone(),
             files: files.clone(),

@@ -6,7 +6,9 @@ mod log;
 mod make;
 mod monitor;
 mod show;
+mod stats;
 mod verbs;
+mod why;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -33,6 +35,8 @@ pub(crate) fn act(verb: &Verb, global: &Global, report: &Report) -> Result<u8> {
         }),
         Verb::Rm(remove) => each(&remove.names, report, |name| verbs::remove(name, remove.force, global)),
         Verb::Wait(named) => each_silently(&named.names, report, |name| verbs::wait(name, global)),
+        Verb::Stats(stats) => stats::stats(stats, global),
+        Verb::Why(why) => why::why(why, global),
         Verb::Rename(rename) => verbs::rename(rename, global),
         Verb::Logs(logs) => log::show(&find(&logs.name, global)?.place()?, logs),
         Verb::Keep(keep) => monitor::keep(keep, &Records::kept(&paths::store(global)?), global),

@@ -2,6 +2,7 @@
 //! starts it again where its policy says so.
 
 use std::{
+    convert::Infallible,
     io,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError},
@@ -12,8 +13,8 @@ use anyhow::{Context, Result};
 use rustix::process::setsid;
 use securectr_image::Store;
 use securectr_sandbox::{
-    Bundle, Config, Disks, Exit, Host, Installation, Process, ProcessName, RootSource, Sandbox, SandboxId,
-    Scope, Settings, StartError, StateRoot, StreamsWanted, Writable, lasting_disk, plan,
+    Bundle, Config, Disks, Exit, Host, Installation, Process, ProcessName, Reach, RootSource, Sandbox,
+    SandboxId, Scope, Settings, StartError, StateRoot, StreamsWanted, Writable, lasting_disk, plan,
 };
 use tokio::{net::UnixListener, time::sleep};
 
@@ -64,16 +65,12 @@ impl Life<'_> {
         let (mut restarts, mut pause) = (0, FIRST_PAUSE);
         loop {
             let began = Instant::now();
-            let (ended, was_asked) = match started {
-                Ok(watched) => {
-                    let book = Arc::clone(&watched.book);
-                    let exit = watched.watch(|| None).await?;
-                    (ended(&exit), locked(&book).was_asked_to_end)
-                }
-                Err(error) => (failed(&error), false),
+            let ended = match started {
+                Ok(watched) => ended(watched).await?,
+                Err(error) => failed(&error),
             };
             let kept = self.note_end(ended.clone())?;
-            if was_asked || !kept.restart.follows(ended.code, restarts) {
+            if ended.asked.is_some() || !kept.restart.follows(ended.code, restarts) {
                 if kept.remove {
                     self.place.remove()?;
                 }
@@ -123,7 +120,7 @@ impl Life<'_> {
         kept.started = Some(humantime::format_rfc3339_nanos(SystemTime::now()).to_string());
         (kept.restarts, kept.ended) = (restarts, None);
         record.kept = Some(kept);
-        let mut book = Book { place: self.place.clone(), record, was_asked_to_end: false };
+        let mut book = Book { place: self.place.clone(), record, asked: None };
         book.turn(Status::Running)?;
         let book = Arc::new(Mutex::new(book));
         let container = plan.container;
@@ -171,13 +168,39 @@ fn code_of(error: &anyhow::Error) -> u8 {
     }
 }
 
-fn ended(exit: &Exit) -> Ended {
-    Ended {
+/// Watches it to its end.
+async fn ended(watched: Watched) -> Result<Ended> {
+    let book = Arc::clone(&watched.book);
+    let init = Arc::clone(&watched.init);
+    let kept = locked(&book).record.kept.clone();
+    let limit = kept.and_then(|kept| kept.time_limit);
+    let time_is_over = async {
+        match limit {
+            Some(limit) => sleep(limit).await,
+            None => std::future::pending().await,
+        }
+        // One that has ended meanwhile is what is wanted.
+        let _ = init.kill(libc::SIGKILL as u32, Reach::Process).await;
+        std::future::pending::<Infallible>().await
+    };
+    let began = Instant::now();
+    let exit: Exit = tokio::select! {
+        exit = watched.watch(|| None) => exit?,
+        never = time_is_over => match never {},
+    };
+    let cause = match limit {
+        Some(limit) if began.elapsed() >= limit => {
+            Some(format!("its time of {} s was over", limit.as_secs()))
+        }
+        _ => exit.cause.as_ref().map(ToString::to_string),
+    };
+    Ok(Ended {
         code: exit.status.shell_code(),
         at: humantime::format_rfc3339_nanos(exit.at).to_string(),
         oom_killed: exit.oom_killed,
-        cause: exit.cause.as_ref().map(ToString::to_string),
-    }
+        cause,
+        asked: locked(&book).asked,
+    })
 }
 
 /// A start that went wrong.
@@ -187,6 +210,7 @@ fn failed(error: &anyhow::Error) -> Ended {
         at: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
         oom_killed: false,
         cause: Some(format!("{error:#}")),
+        asked: None,
     }
 }
 

@@ -72,7 +72,7 @@ async fn make(args: &Monitor, records: &Records, global: &Global) -> Result<Made
     }
     let spec = config.spec;
     let record = first_record(args, &bundle, &spec)?;
-    let mut book = Book { record, place, was_asked_to_end: false };
+    let mut book = Book { record, place, asked: None };
     book.turn(Status::Creating)?;
     if let Some(cgroup) = &book.record.cgroup {
         cgroup.enter()?;
