@@ -327,7 +327,9 @@ impl Containers {
             cgroup.remove().await?;
             let removed = self.lock().remove(&name.container);
             if let Some(Slot::Taken(container)) = removed {
-                disks::let_go(&container.disks).await?;
+                // What was written is with the host when this is answered.
+                let disks: Vec<String> = container.disks.into_iter().chain(container.disk).collect();
+                disks::let_go(&disks).await?;
             }
         }
         Ok(())

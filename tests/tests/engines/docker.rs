@@ -29,7 +29,7 @@ fn shared() -> Result<&'static Docker> {
     SHARED.get().context("dockerd")
 }
 
-fn docker(words: &[&str]) -> Result<Finished> {
+pub(crate) fn docker(words: &[&str]) -> Result<Finished> {
     Started::spawn(&mut shared()?.command(words))?.finish(b"")
 }
 

@@ -7,6 +7,7 @@ mod ctr;
 mod docker;
 mod faults;
 mod figures;
+mod habits;
 mod install;
 mod memory;
 mod oci;

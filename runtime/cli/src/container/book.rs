@@ -14,6 +14,14 @@ pub(crate) struct Book {
 }
 
 impl Book {
+    /// Notes a signal that was sent, if it is one by which somebody wants the end.
+    pub(crate) fn note_signal(&mut self, signal: u32) {
+        let stop_signal = self.record.kept.as_ref().map(|kept| kept.stop_signal);
+        if signal == libc::SIGKILL.unsigned_abs() || Some(signal) == stop_signal {
+            self.asked = Some(signal);
+        }
+    }
+
     pub(crate) fn turn(&mut self, status: Status) -> Result<()> {
         if self.record.status == Status::Stopped {
             return Ok(());

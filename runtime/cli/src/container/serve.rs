@@ -63,7 +63,7 @@ impl Container {
         let answer = match request {
             Request::Start => self.start().await,
             Request::Kill { signal, all } => {
-                self.book.lock().unwrap_or_else(PoisonError::into_inner).asked = Some(signal);
+                self.book.lock().unwrap_or_else(PoisonError::into_inner).note_signal(signal);
                 let reach = if all { Reach::Container } else { Reach::Process };
                 killed(self.init.kill(signal, reach).await)
             }

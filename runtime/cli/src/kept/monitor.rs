@@ -3,6 +3,7 @@
 
 use std::{
     convert::Infallible,
+    fs::File,
     io,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError},
@@ -13,10 +14,14 @@ use anyhow::{Context, Result};
 use rustix::process::setsid;
 use securectr_image::Store;
 use securectr_sandbox::{
-    Bundle, Config, Disks, Exit, Host, Installation, Process, ProcessName, Reach, RootSource, Sandbox,
-    SandboxId, Scope, Settings, StartError, StateRoot, StreamsWanted, Writable, lasting_disk, plan,
+    Bundle, Config, ContainerPlan, Disks, Exit, Host, Installation, Plan, Process, ProcessName, Reach,
+    RootSource, Sandbox, SandboxId, Scope, Settings, StartError, StateRoot, Streams, StreamsWanted, Writable,
+    lasting_disk, plan,
 };
-use tokio::{net::UnixListener, time::sleep};
+use tokio::{
+    net::UnixListener,
+    time::{sleep, timeout},
+};
 
 use super::{args::Keep, log::Log};
 use crate::{
@@ -25,13 +30,15 @@ use crate::{
         Book, Ended, Incarnation, Kept, Place, Records, Status, Watched, inherited, let_go_of_streams, report,
     },
     paths, run,
-    streams::{self, Ends},
+    streams::{self, Ends, Output},
     timeline::Timeline,
 };
 
 /// Before another start: the first time, and at most. It doubles from one to the next.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How long its guest may take to let go of the disk.
+const UNMOUNT_LIMIT: Duration = Duration::from_secs(30);
 /// Who has run for so long begins with the first pause again.
 const LONG_LIFE: Duration = Duration::from_secs(10);
 
@@ -56,12 +63,16 @@ impl Life<'_> {
     /// From one start to the last end.
     async fn live(&self, ready: OwnedFd) -> Result<u8> {
         let mut started = self.start(0).await;
-        let code = started.as_ref().err().map_or(0, code_of);
-        report(ready, started.as_ref().map(drop));
-        let_go_of_streams().context("let go of the terminal")?;
-        if started.is_err() {
+        if let Err(error) = &started {
+            let ended = failed(error);
+            let code = ended.code;
+            // It may be the first start, of which nothing is to stay.
+            self.note_end(ended)?;
+            report(ready, Err(error));
             return Ok(code);
         }
+        report(ready, Ok(()));
+        let_go_of_streams().context("let go of the terminal")?;
         let (mut restarts, mut pause) = (0, FIRST_PAUSE);
         loop {
             let began = Instant::now();
@@ -87,34 +98,17 @@ impl Life<'_> {
     /// Returns when its program runs.
     async fn start(&self, restarts: u32) -> Result<Watched> {
         let mut record = self.place.read()?;
-        let mut kept = record.kept.take().context("the record is not that of a kept container")?;
-        let store = paths::store(self.global)?;
-        let image = Store::open(&store)?
-            .image(&kept.image_id, &mut |_| {})?
-            .with_context(|| format!("its image {} is gone", kept.image))?;
-        let (plan, settings) = self.plan(&kept)?;
         record.monitor = Incarnation::of(std::process::id()).context("find the own process in /proc")?;
         record.status = Status::Creating;
-        self.place.write(&crate::container::Record { kept: Some(kept.clone()), ..record.clone() })?;
-        let plan = plan_with(self.id, plan, &settings)?;
-        let writable = match kept.read_only {
-            true => None,
-            false => Some(lasting_disk(&store.join("writable"), &self.place.path().join("disk.ext4"))?),
-        };
-        let mut installation = Installation::find()?;
-        installation.kernel = kept.kernel.clone().unwrap_or(installation.kernel);
-        let host = Host { installation, state: StateRoot::open()?, echo_console: false };
-        let disks = Disks { image: Some(image.rootfs), writable };
-        let sandbox = Arc::new(Sandbox::boot(self.id, &plan.machine, &host, disks).await?);
+        self.place.write(&record)?;
+        let mut kept = record.kept.take().context("the record is not that of a kept container")?;
+        let (sandbox, plan) = self.boot(&kept).await?;
         let wanted = StreamsWanted { stdin: false, stdout: true, stderr: !kept.tty };
-        let streams = sandbox.create(&plan.container, wanted).await?;
-        let init = Process::watch(Arc::clone(&sandbox), ProcessName::init(&plan.container.id));
-        let log = Log::open(self.place)?;
-        let stdin = std::fs::File::open("/dev/null").context("open /dev/null")?;
-        let ends = Ends { stdin, stdout: log.sink("stdout"), stderr: Some(log.sink("stderr")) };
-        let output =
-            streams::join(streams, ends, &Timeline::begin()).context("join the container's streams")?;
+        let streams = sandbox.create(&plan, wanted).await?;
+        let init = Process::watch(Arc::clone(&sandbox), ProcessName::init(&plan.id));
+        let output = self.keep_output(streams)?;
         let listener = self.listen()?;
+        // Who has made the namespace may have waited for the container.
         sandbox.refresh_network().await?;
         init.start().await?;
         kept.started = Some(humantime::format_rfc3339_nanos(SystemTime::now()).to_string());
@@ -123,17 +117,42 @@ impl Life<'_> {
         let mut book = Book { place: self.place.clone(), record, asked: None };
         book.turn(Status::Running)?;
         let book = Arc::new(Mutex::new(book));
-        let container = plan.container;
-        Ok(Watched { sandbox, plan: container, init, output, listener, poststart: Vec::new(), book })
+        Ok(Watched { sandbox, plan, init, output, listener, poststart: Vec::new(), book })
     }
 
-    fn plan(&self, kept: &Kept) -> Result<(Bundle, Settings)> {
+    async fn boot(&self, kept: &Kept) -> Result<(Arc<Sandbox>, ContainerPlan)> {
+        let store = paths::store(self.global)?;
+        let image = Store::open(&store)?.image(&kept.image_id, &mut |_| {})?;
+        let image = image.with_context(|| format!("its image {} is gone", kept.image))?;
+        let plan = self.plan(kept)?;
+        let writable = match kept.read_only {
+            true => None,
+            false => Some(lasting_disk(&store.join("writable"), &self.place.path().join("disk.ext4"))?),
+        };
+        let mut installation = Installation::find()?;
+        installation.kernel = kept.kernel.clone().unwrap_or(installation.kernel);
+        let host = Host { installation, state: StateRoot::open()?, echo_console: false };
+        let disks = Disks { image: Some(image.rootfs), writable };
+        let sandbox = Sandbox::boot(self.id, &plan.machine, &host, disks).await?;
+        Ok((Arc::new(sandbox), plan.container))
+    }
+
+    fn plan(&self, kept: &Kept) -> Result<Plan> {
         let spec = Config::read(self.place.path())?.spec;
         let writable = if kept.read_only { Writable::Nothing } else { Writable::Disk };
         let scope = Scope::alone(&spec);
         let files = kept.files.clone();
         let bundle = Bundle { spec, root: RootSource::Image, writable, scope, files };
-        Ok((bundle, Settings { network: kept.network.clone(), ..run::settings(self.global) }))
+        let settings = Settings { network: kept.network.clone(), ..run::settings(self.global) };
+        Ok(plan(self.id.clone(), bundle, &settings)?)
+    }
+
+    /// What it writes goes to its log.
+    fn keep_output(&self, streams: Streams) -> Result<Output> {
+        let log = Log::open(self.place)?;
+        let stdin = File::open("/dev/null").context("open /dev/null")?;
+        let ends = Ends { stdin, stdout: log.sink("stdout"), stderr: Some(log.sink("stderr")) };
+        streams::join(streams, ends, &Timeline::begin()).context("join the container's streams")
     }
 
     /// Where the one before has listened.
@@ -156,10 +175,6 @@ impl Life<'_> {
     }
 }
 
-fn plan_with(id: &SandboxId, bundle: Bundle, settings: &Settings) -> Result<securectr_sandbox::Plan> {
-    Ok(plan(id.clone(), bundle, settings)?)
-}
-
 /// As docker tells it: 126 and 127 for a program that could not be executed.
 fn code_of(error: &anyhow::Error) -> u8 {
     match error.downcast_ref() {
@@ -172,6 +187,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
 async fn ended(watched: Watched) -> Result<Ended> {
     let book = Arc::clone(&watched.book);
     let init = Arc::clone(&watched.init);
+    let (sandbox, plan) = (Arc::clone(&watched.sandbox), watched.plan.clone());
     let kept = locked(&book).record.kept.clone();
     let limit = kept.and_then(|kept| kept.time_limit);
     let time_is_over = async {
@@ -188,10 +204,11 @@ async fn ended(watched: Watched) -> Result<Ended> {
         exit = watched.watch(|| None) => exit?,
         never = time_is_over => match never {},
     };
+    let lived = began.elapsed();
+    // Its guest writes what it has to the disk. Of a machine that has ended there is nothing to be had.
+    let _ = timeout(UNMOUNT_LIMIT, sandbox.delete(&plan)).await;
     let cause = match limit {
-        Some(limit) if began.elapsed() >= limit => {
-            Some(format!("its time of {} s was over", limit.as_secs()))
-        }
+        Some(limit) if lived >= limit => Some(format!("its time of {} s was over", limit.as_secs())),
         _ => exit.cause.as_ref().map(ToString::to_string),
     };
     Ok(Ended {

@@ -52,9 +52,12 @@ pub(super) fn exec(exec: &Exec, located: &Located, global: &Global) -> Result<u8
         }
         match begun? {
             Begun::Running(running) => running.wait().await,
-            Begun::NotExecuted { words } => {
-                bail!("exec failed: {words}");
+            // As docker tells it; engines know runc's code for any failure.
+            Begun::NotExecuted { words } if located.place()?.read()?.kept.is_some() => {
+                eprintln!("securectr: exec failed: {words}");
+                Ok(if words.contains("not found") || words.contains("no such file") { 127 } else { 126 })
             }
+            Begun::NotExecuted { words } => bail!("exec failed: {words}"),
         }
     });
     runtime.shutdown_background();
