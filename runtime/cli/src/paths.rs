@@ -10,7 +10,8 @@ use crate::args::Global;
 /// The store of images: the one asked for, or that of this user.
 pub(crate) fn store(global: &Global) -> Result<PathBuf> {
     if let Some(asked) = &global.store {
-        return Ok(asked.clone());
+        // Others find what lies there, wherever they are.
+        return std::path::absolute(asked).context("find the store");
     }
     if geteuid().is_root() {
         return Ok(PathBuf::from("/var/lib/securectr"));

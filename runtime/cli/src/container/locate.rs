@@ -24,8 +24,9 @@ impl Located {
 /// One of `run -d`, by its name or the beginning of its id, or else one of the OCI command line. Who says where records lie means
 /// the latter.
 pub(crate) fn locate(global: &Global, name: &str) -> Result<Located> {
-    if global.oci.root.is_none() {
-        let records = Records::kept(&paths::store(global)?);
+    // Who has no store, as an engine without a home, has no such container.
+    let kept = paths::store(global).ok().filter(|_| global.oci.root.is_none());
+    if let Some(records) = kept.map(|store| Records::kept(&store)) {
         if let Some(record) = find(&records.all()?, name)? {
             return Ok(Located { id: record.id.parse()?, records });
         }
