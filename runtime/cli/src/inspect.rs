@@ -32,21 +32,9 @@ pub(crate) enum Kind {
     Image,
 }
 
-/// Goes on with the others when one is not there.
 pub(crate) fn inspect(inspect: &Inspect, global: &Global, report: &Report) -> Result<u8> {
-    let mut documents = Vec::new();
-    let mut code = 0;
-    for name in &inspect.names {
-        match document(name, inspect.kind, global) {
-            Ok(document) => documents.push(document),
-            Err(error) => {
-                report.error(&error);
-                code = 1;
-            }
-        }
-    }
-    output::documents(inspect.format.as_ref(), documents)?;
-    Ok(code)
+    let describe = |name: &str| document(name, inspect.kind, global);
+    output::describe(&inspect.names, inspect.format.as_ref(), report, describe)
 }
 
 fn document(name: &str, kind: Option<Kind>, global: &Global) -> Result<Value> {

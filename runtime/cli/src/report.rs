@@ -25,6 +25,18 @@ impl Report {
         self.line("error", &format!("{error:#}"));
     }
 
+    /// Does it to one after the other, and goes on when one fails, which is told. Answers with the exit code.
+    pub(crate) fn each<T>(&self, things: &[T], mut act: impl FnMut(&T) -> anyhow::Result<()>) -> u8 {
+        let mut code = 0;
+        for thing in things {
+            if let Err(error) = act(thing) {
+                self.error(&error);
+                code = 1;
+            }
+        }
+        code
+    }
+
     pub(crate) fn warning(&self, text: &str) {
         self.line("warning", text);
     }

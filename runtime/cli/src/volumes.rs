@@ -1,8 +1,7 @@
 //! Volumes with names: directories in the store, shared with whoever asks for them by name, and never removed with a container.
 
 use std::{
-    fmt, fs,
-    io::{self, Write},
+    fmt, fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     str::FromStr,
@@ -205,17 +204,10 @@ pub(crate) fn act(group: &Group, global: &Global, report: &Report) -> Result<u8>
         }
         Verb::Rm(remove) => {
             let records = Records::kept(&paths::store(global)?);
-            let mut code = 0;
-            for name in &remove.names {
-                match volumes.remove(name, remove.force, &records) {
-                    Ok(()) => writeln!(io::stdout(), "{name}").context("write to standard output")?,
-                    Err(error) => {
-                        report.error(&error);
-                        code = 1;
-                    }
-                }
-            }
-            Ok(code)
+            Ok(report.each(&remove.names, |name| {
+                volumes.remove(name, remove.force, &records)?;
+                output::lines([name.to_string()])
+            }))
         }
     }
 }

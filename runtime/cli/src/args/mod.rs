@@ -16,7 +16,7 @@ use crate::{images, inspect, install, kept, oci, version, volumes};
 #[derive(Debug, Parser)]
 #[command(name = "securectr", version, propagate_version = true, disable_help_subcommand = true)]
 pub(crate) struct Args {
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Global options")]
     pub global: Global,
     #[command(subcommand)]
     pub command: Command,

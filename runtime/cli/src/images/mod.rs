@@ -73,19 +73,8 @@ fn tag(tag: &Tag, store: &Store) -> Result<u8> {
     Ok(0)
 }
 
-/// Goes on with the others when one cannot be removed.
 fn remove(remove: &Remove, store: &Store, report: &Report) -> Result<u8> {
-    let mut code = 0;
-    for wanted in &remove.images {
-        match remove_one(wanted, remove.force, store) {
-            Ok(removed) => say(&removed)?,
-            Err(error) => {
-                report.error(&error);
-                code = 1;
-            }
-        }
-    }
-    Ok(code)
+    Ok(report.each(&remove.images, |wanted| say(&remove_one(wanted, remove.force, store)?)))
 }
 
 fn remove_one(wanted: &str, force: bool, store: &Store) -> Result<Removed> {

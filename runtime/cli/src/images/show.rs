@@ -123,21 +123,9 @@ fn step_row(step: &Value, bytes: u64, whole: bool) -> Value {
     })
 }
 
-/// Goes on with the others when one is not there.
 pub(super) fn inspect(inspect: &Inspect, store: &Store, report: &Report) -> Result<u8> {
-    let mut documents = Vec::new();
-    let mut code = 0;
-    for wanted in &inspect.names {
-        match find(store, wanted).and_then(|image| document(&image, store)) {
-            Ok(document) => documents.push(document),
-            Err(error) => {
-                report.error(&error);
-                code = 1;
-            }
-        }
-    }
-    output::documents(inspect.format.as_ref(), documents)?;
-    Ok(code)
+    let describe = |wanted: &str| document(&find(store, wanted)?, store);
+    output::describe(&inspect.names, inspect.format.as_ref(), report, describe)
 }
 
 pub(crate) fn document(image: &Listed, store: &Store) -> Result<Value> {

@@ -21,7 +21,7 @@ pub(crate) use verbs::start;
 use crate::{
     args::Global,
     container::{self, Located, Records, locate},
-    paths,
+    output, paths,
     report::Report,
 };
 
@@ -34,7 +34,7 @@ pub(crate) fn act(verb: &Verb, global: &Global, report: &Report) -> Result<u8> {
             start(&find(name, global)?, global)
         }),
         Verb::Rm(remove) => each(&remove.names, report, |name| verbs::remove(name, remove.force, global)),
-        Verb::Wait(named) => each_silently(&named.names, report, |name| verbs::wait(name, global)),
+        Verb::Wait(named) => Ok(report.each(&named.names, |name| verbs::wait(name, global))),
         Verb::Stats(stats) => stats::stats(stats, global),
         Verb::Why(why) => why::why(why, global),
         Verb::Rename(rename) => verbs::rename(rename, global),
@@ -58,21 +58,10 @@ fn find(name: &str, global: &Global) -> Result<Located> {
     kept.map(|_| located).with_context(|| format!("No such container: {name}"))
 }
 
-/// Does it to one after the other and says each name, as docker does; goes on when one fails.
+/// Does it to one after the other and says each name, as docker does.
 pub(crate) fn each(names: &[String], report: &Report, act: impl Fn(&str) -> Result<()>) -> Result<u8> {
-    each_silently(names, report, |name| {
+    Ok(report.each(names, |name| {
         act(name)?;
-        crate::output::lines([name.to_owned()])
-    })
-}
-
-fn each_silently(names: &[String], report: &Report, act: impl Fn(&str) -> Result<()>) -> Result<u8> {
-    let mut code = 0;
-    for name in names {
-        if let Err(error) = act(name) {
-            report.error(&error);
-            code = 1;
-        }
-    }
-    Ok(code)
+        output::lines([name.clone()])
+    }))
 }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use indicatif::{DecimalBytes, HumanDuration};
 use serde_json::Value;
 
+use crate::report::Report;
 use template::Template;
 
 /// Between columns.
@@ -51,6 +52,22 @@ pub(crate) fn rows(format: &Format, columns: &[Column], rows: &[Value]) -> Resul
             table(std::iter::once(headings).chain(cells).collect())
         }
     }
+}
+
+/// `inspect`: writes what there is to say of each name, and goes on with the others when one is not there.
+pub(crate) fn describe(
+    names: &[String],
+    format: Option<&Format>,
+    report: &Report,
+    describe: impl Fn(&str) -> Result<Value>,
+) -> Result<u8> {
+    let mut all = Vec::new();
+    let code = report.each(names, |name| {
+        all.push(describe(name)?);
+        Ok(())
+    });
+    documents(format, all)?;
+    Ok(code)
 }
 
 /// Writes documents as `inspect` does: one array, or a template of each.
