@@ -61,11 +61,11 @@ impl Sandbox {
     ) -> Result<(), SandboxError> {
         let mut room = self.room.lock().await;
         let quota = room.vcpus.change(container, resources);
-        let vcpu_count = self.let_run(&mut room.vcpus)?;
         let limit = limit_of(Some(resources)).map(|limit| room.memory.set(container, limit));
-        let changed = match self.grow(&mut room.memory).await {
-            Ok(()) => change(vcpu_count).await,
-            refused => refused,
+        let grown = self.grow(&mut room.memory).await.and_then(|()| self.let_run(&mut room.vcpus));
+        let changed = match grown {
+            Ok(vcpu_count) => change(vcpu_count).await,
+            Err(refused) => Err(refused),
         };
         if changed.is_err() {
             room.vcpus.put_back(container, quota);

@@ -1,6 +1,6 @@
 //! What a monitor writes down of its container: a status follows another and never goes back.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
 
@@ -31,10 +31,7 @@ impl Book {
     }
 }
 
-pub(crate) fn turn(book: &Mutex<Book>, status: Status) -> Result<()> {
-    book.lock().unwrap_or_else(PoisonError::into_inner).turn(status)
-}
-
-pub(crate) fn record(book: &Mutex<Book>) -> Record {
-    book.lock().unwrap_or_else(PoisonError::into_inner).record.clone()
+/// Nothing of it is left half changed, whoever panicked.
+pub(crate) fn locked(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
+    book.lock().unwrap_or_else(PoisonError::into_inner)
 }

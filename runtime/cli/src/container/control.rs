@@ -75,6 +75,8 @@ pub(crate) enum Answer {
     /// The program could not be executed.
     NotExecuted {
         words: String,
+        /// As docker tells it: 126 or 127.
+        code: u8,
     },
 }
 

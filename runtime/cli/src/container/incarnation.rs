@@ -1,11 +1,11 @@
 //! A process by more than its pid, which the kernel gives again to another.
 
-use std::{fs, io, time::Duration};
+use std::{fs, io, os::fd::OwnedFd, time::Duration};
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::{Errno, retry_on_intr},
-    process::{Pid, PidfdFlags, pidfd_open},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 use serde::{Deserialize, Serialize};
 
@@ -31,19 +31,30 @@ impl Incarnation {
 
     /// Waits for its end, and tells whether it came.
     pub(crate) fn ends_within(self, limit: Duration) -> io::Result<bool> {
+        let Some(process) = self.open()? else { return Ok(true) };
+        let limit = limit.try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
+        Ok(retry_on_intr(|| poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit)))? > 0)
+    }
+
+    /// Kills it, if it lives.
+    pub(crate) fn kill(self) -> io::Result<()> {
+        match self.open()?.map(|process| pidfd_send_signal(process, Signal::KILL)) {
+            None | Some(Ok(()) | Err(Errno::SRCH)) => Ok(()),
+            Some(Err(errno)) => Err(errno.into()),
+        }
+    }
+
+    /// None when it has ended.
+    fn open(self) -> io::Result<Option<OwnedFd>> {
         let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else {
-            return Ok(true);
+            return Ok(None);
         };
         let process = match pidfd_open(pid, PidfdFlags::empty()) {
-            Err(Errno::SRCH) => return Ok(true),
+            Err(Errno::SRCH) => return Ok(None),
             opened => opened?,
         };
         // Whether it was this one that was opened is asked afterwards: it cannot have become another since.
-        if self.has_ended() {
-            return Ok(true);
-        }
-        let limit = limit.try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
-        Ok(retry_on_intr(|| poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit)))? > 0)
+        Ok((!self.has_ended()).then_some(process))
     }
 }
 

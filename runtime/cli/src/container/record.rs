@@ -49,6 +49,9 @@ impl Status {
 /// How long those who wait for the end, and a slow reader of the last output, may hold it up, each.
 pub(crate) const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long a killed monitor may take to be gone.
+pub(crate) const GONE_LIMIT: Duration = Duration::from_secs(10);
+
 /// The version of the runtime spec that is spoken.
 pub(crate) const OCI_VERSION: &str = "1.2.0";
 
@@ -72,6 +75,17 @@ pub(crate) struct Record {
     /// Of a container that `run -d` has made.
     #[serde(default)]
     pub kept: Option<Kept>,
+}
+
+impl Record {
+    /// Kills its monitor, whose machine dies with it, and waits for the end.
+    pub(crate) fn end(&self) -> Result<()> {
+        self.monitor.kill().context("kill the container's monitor")?;
+        if !self.monitor.ends_within(GONE_LIMIT).context("wait for the container's end")? {
+            bail!("the monitor {} of the container does not end", self.monitor.pid);
+        }
+        Ok(())
+    }
 }
 
 /// The directory that holds all.

@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use oci_spec::runtime::Hook;
@@ -17,10 +17,11 @@ use tokio::{
 };
 
 use super::{
-    book::{Book, record, turn},
+    book::{Book, locked},
     control::{self, Answer, MAX_LEN, Request},
     record::{Status, hook_state},
 };
+use crate::run::launch_code;
 
 /// What a connection acts on.
 pub(crate) struct Container {
@@ -63,7 +64,7 @@ impl Container {
         let answer = match request {
             Request::Start => self.start().await,
             Request::Kill { signal, all } => {
-                self.book.lock().unwrap_or_else(PoisonError::into_inner).note_signal(signal);
+                locked(&self.book).note_signal(signal);
                 let reach = if all { Reach::Container } else { Reach::Process };
                 killed(self.init.kill(signal, reach).await)
             }
@@ -97,7 +98,7 @@ impl Container {
             return answer;
         }
         let turned = self.turned(Status::Running);
-        let state = hook_state(&record(&self.book), std::process::id() as i32);
+        let state = hook_state(&locked(&self.book).record, std::process::id() as i32);
         match run_in_turn(&self.poststart, &state).await {
             Ok(()) => turned,
             Err(failure) => self.give_up(&failure).await,
@@ -127,7 +128,7 @@ impl Container {
     }
 
     fn turned(&self, status: Status) -> Answer {
-        match turn(&self.book, status) {
+        match locked(&self.book).turn(status) {
             Ok(()) => Answer::Done,
             Err(error) => Answer::Refused(format!("{error:#}")),
         }
@@ -180,7 +181,9 @@ fn done(outcome: Result<(), SandboxError>) -> Answer {
 fn started(outcome: Result<(), StartError>) -> Answer {
     match outcome {
         Ok(()) => Answer::Done,
-        Err(StartError::Launch(failure)) => Answer::NotExecuted { words: failure.in_runcs_words() },
+        Err(StartError::Launch(failure)) => {
+            Answer::NotExecuted { words: failure.in_runcs_words(), code: launch_code(&failure) }
+        }
         Err(error) => Answer::Refused(line(&error)),
     }
 }

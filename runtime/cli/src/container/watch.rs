@@ -8,7 +8,7 @@ use securectr_sandbox::{ContainerPlan, Exit, Process, Reach, Sandbox};
 use tokio::{net::UnixListener, task::JoinSet, time::timeout};
 
 use super::{
-    book::{Book, turn},
+    book::{Book, locked},
     record::{LAST_WORDS_LIMIT, Status},
     serve,
 };
@@ -45,7 +45,7 @@ impl Watched {
         };
         // Who finds it stopped may want its devices back.
         self.sandbox.take_back_devices(&self.plan).await;
-        turn(&self.book, Status::Stopped)?;
+        locked(&self.book).turn(Status::Stopped)?;
         let _ = timeout(LAST_WORDS_LIMIT, self.output.written()).await;
         let _ = timeout(LAST_WORDS_LIMIT, async { while connections.join_next().await.is_some() {} }).await;
         Ok(exit)

@@ -6,7 +6,7 @@ use std::{
     fs::File,
     io,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -27,7 +27,8 @@ use super::{args::Keep, log::Log};
 use crate::{
     args::Global,
     container::{
-        Book, Ended, Incarnation, Kept, Place, Records, Status, Watched, inherited, let_go_of_streams, report,
+        Book, Ended, Incarnation, Kept, Place, Records, Status, Watched, inherited, let_go_of_streams,
+        locked, report,
     },
     paths, run,
     streams::{self, Ends, Output},
@@ -229,8 +230,4 @@ fn failed(error: &anyhow::Error) -> Ended {
         cause: Some(format!("{error:#}")),
         asked: None,
     }
-}
-
-fn locked(book: &Mutex<Book>) -> std::sync::MutexGuard<'_, Book> {
-    book.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,17 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
 
 use super::{args::Rename, find, make};
 use crate::{
     args::Global,
-    container::{self, Client, Located, Place, Record, Request, Status},
+    container::{self, Client, GONE_LIMIT, Located, Place, Request, Status},
     output,
 };
-
-/// How long a killed monitor may take to be gone.
-const GONE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Of one that runs already there is nothing to do, as with docker.
 pub(crate) fn start(located: &Located, global: &Global) -> Result<()> {
@@ -47,19 +43,8 @@ pub(super) fn stop(name: &str, time_s: Option<u64>, global: &Global) -> Result<(
         .and_then(|monitor| monitor.ask(&Request::Kill { signal: libc::SIGKILL as u32, all: false }));
     match killed {
         Ok(_) if record.monitor.ends_within(GONE_LIMIT)? => Ok(()),
-        _ => end(&record),
+        _ => record.end(),
     }
-}
-
-/// Kills the monitor, whose machine dies with it.
-fn end(record: &Record) -> Result<()> {
-    if let Some(pid) = i32::try_from(record.monitor.pid).ok().and_then(Pid::from_raw) {
-        let _ = kill_process(pid, Signal::KILL);
-    }
-    if !record.monitor.ends_within(GONE_LIMIT)? {
-        bail!("the monitor {} of the container does not end", record.monitor.pid);
-    }
-    Ok(())
 }
 
 pub(super) fn remove(name: &str, force: bool, global: &Global) -> Result<()> {
@@ -72,7 +57,7 @@ pub(super) fn remove(name: &str, force: bool, global: &Global) -> Result<()> {
         if !force {
             bail!("container {name} is {}: stop it first, or use --force", record.status.name());
         }
-        end(&record)?;
+        record.end()?;
     }
     take_away(&place)
 }

@@ -41,7 +41,7 @@ pub(super) fn exec(exec: &Exec, located: &Located, global: &Global) -> Result<u8
         let begun = begin(exec, located);
         let refused = match &begun {
             Ok(Begun::Running(_)) => None,
-            Ok(Begun::NotExecuted { words }) => Some(anyhow::anyhow!("exec failed: {words}")),
+            Ok(Begun::NotExecuted { words, .. }) => Some(anyhow::anyhow!("exec failed: {words}")),
             Err(error) => Some(anyhow::anyhow!("{error:#}")),
         };
         if let Some(ready) = ready {
@@ -53,11 +53,11 @@ pub(super) fn exec(exec: &Exec, located: &Located, global: &Global) -> Result<u8
         match begun? {
             Begun::Running(running) => running.wait().await,
             // As docker tells it; engines know runc's code for any failure.
-            Begun::NotExecuted { words } if located.place()?.read()?.kept.is_some() => {
+            Begun::NotExecuted { words, code: Some(code) } => {
                 eprintln!("securectr: exec failed: {words}");
-                Ok(if words.contains("not found") || words.contains("no such file") { 127 } else { 126 })
+                Ok(code)
             }
-            Begun::NotExecuted { words } => bail!("exec failed: {words}"),
+            Begun::NotExecuted { words, code: None } => bail!("exec failed: {words}"),
         }
     });
     runtime.shutdown_background();
@@ -97,7 +97,11 @@ const KILLED: u8 = 128 + 9;
 /// How a process began.
 enum Begun {
     Running(Running),
-    NotExecuted { words: String },
+    /// With the code for a container that stays.
+    NotExecuted {
+        words: String,
+        code: Option<u8>,
+    },
 }
 
 struct Running {
@@ -132,7 +136,9 @@ fn begin(exec: &Exec, located: &Located) -> Result<Begun> {
         client.ask(&Request::ResizeExec { columns, rows })?;
     }
     match client.ask(&Request::StartExec)?.0 {
-        Answer::NotExecuted { words } => Ok(Begun::NotExecuted { words }),
+        Answer::NotExecuted { words, code } => {
+            Ok(Begun::NotExecuted { words, code: record.kept.map(|_| code) })
+        }
         _ => Ok(Begun::Running(Running { client, output, console, _raw: raw, is_on_our_terminal })),
     }
 }

@@ -1,12 +1,6 @@
 //! Verbs that change a container.
 
-use std::{
-    thread::sleep,
-    time::{Duration, Instant},
-};
-
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
     args::{Delete, Kill, Several},
@@ -14,14 +8,11 @@ use super::{
 };
 use crate::{
     args::Global,
-    container::{Answer, Client, Located, Place, Record, Records, Request, Status, locate},
+    container::{Answer, Client, Located, Record, Records, Request, Status, locate},
     kept, output,
     report::Report,
     signals,
 };
-
-/// How long a killed monitor may take to be gone.
-const GONE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Does it to each container, and says the names of those that stay; an engine, which names one, hears nothing.
 pub(super) fn of_each(
@@ -53,7 +44,7 @@ pub(super) fn start(located: &Located) -> Result<()> {
         Status::Stopped => bail!("cannot start a container that has stopped"),
     }
     match Client::connect(&place)?.ask(&Request::Start)?.0 {
-        Answer::NotExecuted { words } => bail!(words),
+        Answer::NotExecuted { words, .. } => bail!(words),
         _ => Ok(()),
     }
 }
@@ -112,8 +103,8 @@ pub(super) fn delete(records: &Records, delete: &Delete) -> Result<u8> {
     let status = place.read().map_or(Status::Stopped, |record| record.status);
     match status {
         Status::Stopped => {}
-        Status::Created => end(&place)?,
-        _ if delete.force => end(&place)?,
+        Status::Created => place.read()?.end()?,
+        _ if delete.force => place.read()?.end()?,
         _ => bail!("cannot delete container {} that is not stopped: running", delete.id),
     }
     // A container that was never made has no record.
@@ -129,22 +120,4 @@ fn after_stop(record: &Record) -> Result<u8> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
     runtime.block_on(monitor::after_stop(record));
     Ok(0)
-}
-
-/// Kills the monitor, whose machine dies with it.
-fn end(place: &Place) -> Result<()> {
-    let began = Instant::now();
-    loop {
-        let record = place.read()?;
-        if record.status == Status::Stopped {
-            return Ok(());
-        }
-        if let Some(pid) = i32::try_from(record.monitor.pid).ok().and_then(Pid::from_raw) {
-            let _ = kill_process(pid, Signal::KILL);
-        }
-        if began.elapsed() > GONE_LIMIT {
-            bail!("the monitor {} of the container does not end", record.monitor.pid);
-        }
-        sleep(Duration::from_millis(10));
-    }
 }

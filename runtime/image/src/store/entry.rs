@@ -9,7 +9,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::Image;
-use super::lock::try_lock;
+use super::lock::{is_at, try_lock};
 use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::erofs;
@@ -66,7 +66,7 @@ impl Entry {
                 waiting();
                 rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
             }
-            if is_same_directory(&lock, &self.directory)? {
+            if is_at(&lock, &self.directory)? {
                 return Ok(LockedEntry { directory: self.directory.clone(), _lock: lock });
             }
         }
@@ -141,7 +141,7 @@ pub(super) fn sweep(images: &Path) -> io::Result<()> {
         }
         // Gone already, or no folder: nothing to do.
         let Ok(lock) = File::open(&folder) else { continue };
-        if try_lock(&lock)? && is_same_directory(&lock, &folder)? && !folder.join(DESCRIPTION).exists() {
+        if try_lock(&lock)? && is_at(&lock, &folder)? && !folder.join(DESCRIPTION).exists() {
             remove_files(&folder)?;
             fs::remove_dir(&folder)?;
         }
@@ -160,7 +160,7 @@ pub(super) fn remove(images: &Path, is_going: impl Fn(&Digest) -> bool) -> io::R
             continue;
         }
         let Ok(lock) = File::open(folder.path()) else { continue };
-        if try_lock(&lock)? && is_same_directory(&lock, &folder.path())? {
+        if try_lock(&lock)? && is_at(&lock, &folder.path())? {
             freed_bytes += fs::metadata(folder.path().join(ROOTFS)).map_or(0, |file| file.blocks() * 512);
             remove_files(&folder.path())?;
             fs::remove_dir(folder.path())?;
@@ -174,14 +174,4 @@ fn remove_files(directory: &Path) -> io::Result<()> {
         fs::remove_file(file?.path())?;
     }
     Ok(())
-}
-
-/// Whether the folder that was locked is still the one at `path`: another process may have removed it in between.
-fn is_same_directory(lock: &File, path: &Path) -> io::Result<bool> {
-    let locked = lock.metadata()?;
-    match fs::metadata(path) {
-        Ok(named) => Ok((named.dev(), named.ino()) == (locked.dev(), locked.ino())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
 }

@@ -32,10 +32,8 @@ impl Lock {
     }
 
     /// Whether the file at `path` is the one that is locked: it may have been removed in between.
-    pub(super) fn is_at(&self, path: &Path) -> bool {
-        let number = |metadata: io::Result<fs::Metadata>| metadata.map(|one| (one.dev(), one.ino())).ok();
-        let locked = number(self.file.metadata());
-        locked.is_some() && locked == number(fs::metadata(path))
+    pub(super) fn is_at(&self, path: &Path) -> io::Result<bool> {
+        is_at(&self.file, path)
     }
 
     /// Alone, if nobody else has it just now.
@@ -51,6 +49,16 @@ pub(super) fn try_lock(file: &File) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether what was locked is still what is at `path`: another process may have removed it in between.
+pub(super) fn is_at(lock: &File, path: &Path) -> io::Result<bool> {
+    let locked = lock.metadata()?;
+    match fs::metadata(path) {
+        Ok(named) => Ok((named.dev(), named.ino()) == (locked.dev(), locked.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

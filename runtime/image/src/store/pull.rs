@@ -56,7 +56,7 @@ impl Store {
                 lock => lock?,
             };
             // Who had it may have taken the place away.
-            if lock.is_at(&place.join(LOCK)) {
+            if lock.is_at(&place.join(LOCK))? {
                 break lock;
             }
         };
