@@ -79,6 +79,11 @@ impl Started {
         Ok(())
     }
 
+    pub fn write(&mut self, input: &[u8]) -> Result<()> {
+        let stdin = self.0.stdin.as_mut().context("standard input")?;
+        stdin.write_all(input).and_then(|()| stdin.flush()).context("write to the program")
+    }
+
     /// Reads standard output until it has held `text`.
     pub fn wait_for_output(&mut self, text: &str) -> Result<()> {
         let stdout = self.0.stdout.as_mut().context("standard output")?;

@@ -8,6 +8,7 @@ mod bundle;
 mod capabilities;
 mod check;
 mod container;
+mod events;
 mod images;
 mod inspect;
 mod install;
@@ -20,6 +21,7 @@ mod report;
 mod run;
 mod signals;
 mod streams;
+mod system;
 mod terminal;
 mod timeline;
 mod version;
@@ -58,6 +60,9 @@ fn main() -> ExitCode {
         Command::Man(man) => version::man(man),
         Command::Volume(group) => volumes::act(group, &args.global, &report),
         Command::Inspect(inspect) => inspect::inspect(inspect, &args.global, &report),
+        Command::Container(group) => system::containers(group, &args.global),
+        Command::System(group) => system::act(group, &args.global),
+        Command::Info(info) => system::info(info, &args.global),
         Command::Kept(verb) => kept::act(verb, &args.global, &report),
         Command::Image(verb) => images::act(verb, &args.global, &report),
         Command::Oci(verb) => oci::act(verb, &args.global, &report),
@@ -75,6 +80,9 @@ fn main() -> ExitCode {
                         | Command::Inspect(_)
                         | Command::Image(_)
                         | Command::Kept(_)
+                        | Command::Container(_)
+                        | Command::System(_)
+                        | Command::Info(_)
                 ) {
                     1
                 } else {

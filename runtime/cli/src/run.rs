@@ -4,26 +4,31 @@ use std::{
     ffi::OsString,
     fs::File,
     path::{Path, PathBuf},
-    time::Duration,
+    sync::{Arc, Mutex},
+    time::SystemTime,
 };
 
 use anyhow::{Context, Result, bail};
+use oci_spec::runtime::Spec;
 use securectr_image::{Digest, Image, ImageConfig, Reference, Store, User};
 use securectr_sandbox::{
-    Disks, End, ExitStatus, Host, Installation, LaunchFailure, OomKilled, Plan, ProcessName, Reach,
-    RootSource, Sandbox, SandboxError, SandboxId, Settings, StateRoot, StreamsWanted, Writable, plan,
+    Disks, End, ExitStatus, Host, Installation, LaunchFailure, Plan, Process, ProcessName, RootSource,
+    Sandbox, SandboxError, SandboxId, Settings, StartError, StateRoot, StreamsWanted, Writable, plan,
     writable_disk,
 };
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{net::UnixListener, sync::mpsc};
 
 use crate::{
     args::{Global, Run},
     bundle::{self, Source},
-    images, paths,
+    container::{
+        self, Action, Book, Joined, Journal, Kept, LastWords, Records, Status, Watch, Watched, locked,
+    },
+    images, kept, paths,
     progress::Bar,
     report::Report,
     signals::{self, Outside},
-    streams::{self, Output},
+    streams::Ends,
     terminal::{self, RawMode},
     timeline::Timeline,
     volumes::Volumes,
@@ -46,27 +51,42 @@ pub(crate) fn run(run: &Run, global: &Global, report: &Report) -> Result<u8> {
     if let Some(kernel) = &run.kernel {
         installation.kernel = kernel.clone();
     }
-    let Root { source, image, config, user, command, .. } = root(run, global, report)?;
+    let mut root = root(run, global, report)?;
     timeline.stamp("image");
+    if let Some(name) = &run.name {
+        container::is_free(global, name.as_str())?;
+    }
     let id = run.name.clone().map_or_else(SandboxId::random, Ok).context("make a name")?;
     let volumes = volumes(run, global)?;
-    let source = Source { id: &id, run, command, image: &config, user: &user, root: source, volumes };
+    let source = Source {
+        id: &id,
+        run,
+        command: root.command,
+        image: &root.config,
+        user: &root.user,
+        root: root.source.clone(),
+        volumes,
+    };
     let network = run.network.namespace().map(Path::to_owned);
-    let plan = plan(id.clone(), bundle::bundle(&source)?, &Settings { network, ..settings(global) })?;
+    let bundle = bundle::bundle(&source)?;
+    let kept = kept::kept(run, &root, &id, &bundle.spec, Vec::new())?;
+    let spec = bundle.spec.clone();
+    let plan = plan(id.clone(), bundle, &Settings { network, ..settings(global) })?;
     timeline.stamp("plan");
     if run.dry_run {
         println!("{}", serde_json::to_string_pretty(&plan)?);
         return Ok(0);
     }
     let host = Host { installation, state, echo_console: global.debug };
-    let session = Session { plan: &plan, run, report, timeline: &timeline };
+    let journal = paths::store(global).ok().map(|store| Journal::of(&store));
+    let session = Session { plan: &plan, run, spec, kept, journal, report, timeline: &timeline };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
     let writable = match plan.container.writable {
-        Writable::Disk => Some(writable_disk(&paths::store(global)?.join("writable"))?),
+        Writable::Disk => Some(writable_disk(&paths::store(global)?.join("writable"), run.disk_bytes())?),
         Writable::Memory { .. } | Writable::Nothing | Writable::InPlace => None,
     };
-    let disks = Disks { image, writable };
+    let disks = Disks { image: root.image.take(), writable };
     timeline.stamp("disks");
     let code = runtime.block_on(session.run(&host, disks));
     // The thread that reads our standard input may wait for ever.
@@ -163,6 +183,10 @@ pub(crate) fn settings(global: &Global) -> Settings {
 struct Session<'a> {
     plan: &'a Plan,
     run: &'a Run,
+    /// As it was before it became one for a guest: what is executed besides is made from it.
+    spec: Spec,
+    kept: Kept,
+    journal: Option<Journal>,
     report: &'a Report,
     timeline: &'a Timeline,
 }
@@ -171,30 +195,47 @@ impl Session<'_> {
     async fn run(&self, host: &Host, disks: Disks) -> Result<u8> {
         let mut outside = signals::listen().context("listen to signals")?;
         let sandbox = tokio::select! {
-            sandbox = Sandbox::boot(&self.plan.id, &self.plan.machine, host, disks) => sandbox?,
+            sandbox = Sandbox::boot(&self.plan.id, &self.plan.machine, host, disks) => Arc::new(sandbox?),
             signal = ending_signal(&mut outside) => return Ok(code_of_signal(signal)),
         };
         self.timeline.stamp("agent");
         let container = &self.plan.container;
         let streams = sandbox.create(container, self.streams_wanted()).await?;
+        let init = Process::watch(Arc::clone(&sandbox), ProcessName::init(&container.id));
         self.timeline.stamp("created");
         let raw = (self.run.tty && self.run.interactive)
             .then(RawMode::enter)
             .transpose()
             .context("set up the terminal")?;
-        self.resize(&sandbox).await?;
+        if let Some((columns, rows)) = self.size() {
+            init.resize(columns, rows).await?;
+        }
         // Who has made the namespace may have waited for the container.
         sandbox.refresh_network().await?;
-        let output = streams::Ends::standard()
-            .and_then(|ends| streams::join(streams, ends, self.timeline))
-            .context("join the container's streams")?;
-        if let Err(failure) = sandbox.start(&ProcessName::init(&container.id)).await? {
-            return Ok(self.explain(failure));
+        let budget = self.kept.budget.clone();
+        let ends = Ends::standard().context("join the container's streams")?;
+        let joined = Joined::new(streams, ends, &budget, self.timeline)?;
+        let (mut book, listener) = self.be_found(host)?;
+        match init.start().await {
+            Ok(()) => {}
+            Err(StartError::Launch(failure)) => return Ok(self.explain(failure)),
+            Err(error) => return Err(error.into()),
         }
         self.timeline.stamp("started");
-        let (status, oom) = self.wait(&sandbox, &mut outside).await?;
+        book.turn(Status::Running)?;
+        let (plan, poststart, book) = (container.clone(), Vec::new(), Arc::new(Mutex::new(book)));
+        let watched = Watched {
+            sandbox: Arc::clone(&sandbox),
+            plan,
+            init,
+            joined,
+            listener,
+            poststart,
+            book: Arc::clone(&book),
+            budget,
+        };
+        let watch = watched.watch(outside, || self.size(), LastWords::UntilSignal).await?;
         self.timeline.stamp("exit");
-        self.finish(output, &mut outside).await;
         drop(raw);
         if sandbox.host_disk_full() {
             self.report.warning("the disk of this machine is full: what the container wrote is lost in part");
@@ -202,57 +243,29 @@ impl Session<'_> {
         if self.run.timings {
             eprintln!("{}", self.timeline.to_json());
         }
-        Ok(self.code(status, oom))
+        let code = self.code(watch)?;
+        locked(&book).note(&Action::Die { code });
+        Ok(code)
     }
 
     fn streams_wanted(&self) -> StreamsWanted {
         StreamsWanted { stdin: self.run.interactive, stdout: true, stderr: !self.run.tty }
     }
 
-    async fn wait(
-        &self,
-        sandbox: &Sandbox,
-        outside: &mut mpsc::Receiver<Outside>,
-    ) -> Result<(ExitStatus, OomKilled)> {
-        let init = ProcessName::init(&self.plan.container.id);
-        let mut ended = std::pin::pin!(sandbox.wait(&init));
-        let mut time_is_over = std::pin::pin!(passed(self.run.timeout));
-        loop {
-            tokio::select! {
-                biased;
-                status = &mut ended => return Ok(status?),
-                limit_s = &mut time_is_over => {
-                    self.report.warning(&format!("the container's time of {limit_s} s is over"));
-                    sandbox.signal(&init, libc::SIGKILL.unsigned_abs(), Reach::Container).await?;
-                    time_is_over.set(passed(None));
-                }
-                Some(event) = outside.recv() => match event {
-                    Outside::Signal(number) => {
-                        // A container that ended a moment ago takes no signal: that is no error.
-                        if let Err(error) = sandbox.signal(&init, number.unsigned_abs(), Reach::Process).await {
-                            self.report.warning(&format!("{:#}", anyhow::Error::from(error)));
-                        }
-                    }
-                    Outside::Resized => self.resize(sandbox).await?,
-                },
-            }
-        }
+    /// From now on others find it, beside its machine's state.
+    fn be_found(&self, host: &Host) -> Result<(Book, UnixListener)> {
+        let place = Records::in_foreground(&host.state).find(&self.plan.id)?;
+        let mut kept = self.kept.clone();
+        kept.started = Some(humantime::format_rfc3339_nanos(SystemTime::now()).to_string());
+        let record = kept::first_record(&self.plan.id, &place, kept)?;
+        kept::write_spec(&place, &self.spec)?;
+        let listener = place.listen()?;
+        Ok((Book { place, record, asked: None, journal: self.journal.clone() }, listener))
     }
 
-    async fn resize(&self, sandbox: &Sandbox) -> Result<()> {
-        if let (true, Some((columns, rows))) = (self.run.tty, terminal::size()) {
-            let init = ProcessName::init(&self.plan.container.id);
-            sandbox.resize(&init, columns, rows).await?;
-        }
-        Ok(())
-    }
-
-    /// The container is gone; its last output may wait for a slow reader, which a signal cuts short.
-    async fn finish(&self, output: Output, outside: &mut mpsc::Receiver<Outside>) {
-        tokio::select! {
-            () = output.written() => {}
-            _ = ending_signal(outside) => {}
-        }
+    /// Of its terminal.
+    fn size(&self) -> Option<(u16, u16)> {
+        if self.run.tty { terminal::size() } else { None }
     }
 
     fn explain(&self, failure: LaunchFailure) -> u8 {
@@ -261,25 +274,21 @@ impl Session<'_> {
         code
     }
 
-    fn code(&self, status: ExitStatus, OomKilled(oom): OomKilled) -> u8 {
-        if oom && status != ExitStatus::Code(0) {
+    fn code(&self, Watch { exit, spent }: Watch) -> Result<u8> {
+        if let Some(spent) = spent {
+            self.report.warning(&format!("the container was killed: {spent}"));
+            return Ok(exit.status.shell_code());
+        }
+        if let Some(end) = exit.cause {
+            return Err(SandboxError::Ended { operation: "run the container", end }.into());
+        }
+        if exit.oom_killed && exit.status != ExitStatus::Code(0) {
             let limit =
                 self.run.memory.map_or("the guest's memory".to_owned(), |limit| format!("{limit} bytes"));
             self.report
                 .warning(&format!("the container ran out of memory ({limit}): its kernel killed a process"));
         }
-        status.shell_code()
-    }
-}
-
-/// Answers after so many seconds, if there is such a limit.
-async fn passed(limit_s: Option<u64>) -> u64 {
-    match limit_s {
-        Some(limit_s) => {
-            sleep(Duration::from_secs(limit_s)).await;
-            limit_s
-        }
-        None => std::future::pending().await,
+        Ok(exit.status.shell_code())
     }
 }
 

@@ -27,7 +27,9 @@ pub(crate) type Sink = Box<dyn Write + Send>;
 
 /// Our side of the streams.
 pub(crate) struct Ends {
-    pub stdin: File,
+    pub stdin: Box<dyn Read + Send>,
+    /// The container's input goes on when ours has ended: it is not ours alone.
+    pub lasts: bool,
     pub stdout: Sink,
     /// Where errors do not go to standard output.
     pub stderr: Option<Sink>,
@@ -37,7 +39,8 @@ impl Ends {
     /// This process's own.
     pub(crate) fn standard() -> io::Result<Self> {
         Ok(Self {
-            stdin: stdio::stdin().try_clone_to_owned()?.into(),
+            stdin: Box::new(File::from(stdio::stdin().try_clone_to_owned()?)),
+            lasts: false,
             stdout: Box::new(File::from(stdio::stdout().try_clone_to_owned()?)),
             stderr: Some(Box::new(File::from(stdio::stderr().try_clone_to_owned()?))),
         })
@@ -47,9 +50,9 @@ impl Ends {
 /// Starts the threads.
 pub(crate) fn join(streams: Streams, ends: Ends, timeline: &Timeline) -> io::Result<Output> {
     if let Some(stdin) = streams.stdin {
-        let ours = ends.stdin;
+        let (ours, lasts) = (ends.stdin, ends.lasts);
         // Nobody waits for this one: a read of a terminal does not end with the container.
-        thread::Builder::new().name("stdin".into()).spawn(move || feed(ours, &stdin))?;
+        thread::Builder::new().name("stdin".into()).spawn(move || feed(ours, &stdin, lasts))?;
     }
     let mut output = Vec::new();
     if let Some(stdout) = streams.stdout {
@@ -70,10 +73,12 @@ impl Output {
     }
 }
 
-/// At our end of file, or when the container takes no more, its input ends.
-fn feed(mut ours: File, mut theirs: &UnixStream) {
+/// At our end of file, or when the container takes no more, its input ends, unless it lasts.
+fn feed(mut ours: impl Read, mut theirs: &UnixStream, lasts: bool) {
     let _ = copy(&mut ours, &mut theirs, || ());
-    let _ = theirs.shutdown(Shutdown::Write);
+    if !lasts {
+        let _ = theirs.shutdown(Shutdown::Write);
+    }
 }
 
 fn drain(

@@ -1,11 +1,6 @@
 //! Volumes with names: directories in the store, shared with whoever asks for them by name, and never removed with a container.
 
-use std::{
-    fmt, fs, io,
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
-    str::FromStr,
-};
+use std::{fmt, fs, io, os::unix::fs::DirBuilderExt, path::PathBuf, str::FromStr};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
@@ -13,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     args::{Global, Volume, VolumeSource},
-    container::{Records, Status},
+    container::{OfRun, of_run},
     output::{self, Format},
     paths,
     report::Report,
@@ -111,7 +106,7 @@ impl Volumes {
     }
 
     /// What is shared.
-    fn content(&self, name: &VolumeName) -> PathBuf {
+    pub(crate) fn content(&self, name: &VolumeName) -> PathBuf {
         self.place(name).join("_data")
     }
 
@@ -137,7 +132,7 @@ impl Volumes {
         }
     }
 
-    fn all(&self) -> Result<Vec<VolumeName>> {
+    pub(crate) fn all(&self) -> Result<Vec<VolumeName>> {
         let entries = match fs::read_dir(&self.0) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.with_context(|| format!("list {}", self.0.display()))?,
@@ -161,30 +156,27 @@ impl Volumes {
         }))
     }
 
-    fn remove(&self, name: &VolumeName, force: bool, records: &Records) -> Result<()> {
+    pub(crate) fn remove(&self, name: &VolumeName, force: bool, users: &[OfRun]) -> Result<()> {
         let content = self.content(name);
         if !content.exists() && force {
             return Ok(());
         }
         self.document(name)?;
-        if let Some(user) = user_of(&content, records)? {
-            bail!("volume {name} is used by the container {user}");
+        if let Some(user) = self.user_of(name, users) {
+            bail!("volume {name} is used by the container {}", user.record.id);
         }
         fs::remove_dir_all(self.place(name)).with_context(|| format!("remove the volume {name}"))
     }
-}
 
-/// The container that stays and has it, running or not.
-fn user_of(content: &Path, records: &Records) -> Result<Option<String>> {
-    for record in records.all()? {
-        let Ok(config) = securectr_sandbox::Config::read(&record.bundle) else { continue };
-        let mounts = config.spec.mounts().as_deref().unwrap_or_default();
-        if mounts.iter().any(|mount| mount.source().as_deref() == Some(content)) {
-            let is_used = record.status != Status::Stopped || record.kept.is_some();
-            return Ok(is_used.then_some(record.id));
-        }
+    /// The container that has it, running or not.
+    pub(crate) fn user_of<'a>(&self, name: &VolumeName, users: &'a [OfRun]) -> Option<&'a OfRun> {
+        let content = self.content(name);
+        users.iter().find(|user| {
+            let config = securectr_sandbox::Config::read(&user.record.bundle);
+            let mounts = config.ok().and_then(|config| config.spec.mounts().clone()).unwrap_or_default();
+            mounts.iter().any(|mount| mount.source().as_deref() == Some(&content))
+        })
     }
-    Ok(None)
 }
 
 pub(crate) fn act(group: &Group, global: &Global, report: &Report) -> Result<u8> {
@@ -203,9 +195,9 @@ pub(crate) fn act(group: &Group, global: &Global, report: &Report) -> Result<u8>
             Ok(0)
         }
         Verb::Rm(remove) => {
-            let records = Records::kept(&paths::store(global)?);
+            let users = of_run(global)?;
             Ok(report.each(&remove.names, |name| {
-                volumes.remove(name, remove.force, &records)?;
+                volumes.remove(name, remove.force, &users)?;
                 output::lines([name.to_string()])
             }))
         }

@@ -14,22 +14,28 @@ use nix::{
 };
 use thiserror::Error;
 
-/// What a container may write at most; blocks are taken from the host as they are written.
-const SIZE: u64 = 10 << 30;
+/// What a container may write to its disk at most where nothing is said, in bytes; blocks are taken from the host as they are written.
+pub const DEFAULT_DISK_BYTES: u64 = 10 << 30;
+
+/// Smaller ones have no room for a file system with a journal, in bytes.
+pub const LEAST_DISK_BYTES: u64 = 32 << 20;
+
+/// Sizes are rounded up to it, in bytes: each is a file system that is kept.
+const STEP: u64 = 1 << 20;
 
 /// An empty file system, made once and kept.
 struct Template {
-    /// Its number grows when the options or [`SIZE`] change.
+    /// Its number grows when the options change.
     name: &'static str,
     features: &'static [&'static str],
 }
 
 /// No journal: after a crash of its guest nobody reads this disk again.
-const PASSING: Template = Template { name: "empty-1.ext4", features: &["-O", "^has_journal,^resize_inode"] };
+const PASSING: Template = Template { name: "empty-2", features: &["-O", "^has_journal,^resize_inode"] };
 
 /// Its guest may be killed, and the next one finds it whole. The journal is a hole until it is used.
 const LASTING: Template =
-    Template { name: "empty-journal-1.ext4", features: &["-O", "^resize_inode", "-J", "size=16"] };
+    Template { name: "empty-journal-2", features: &["-O", "^resize_inode", "-J", "size=16"] };
 
 /// One flex group keeps the metadata, and so the copy, small.
 const MKE2FS_OPTIONS: &[&str] = &[
@@ -63,9 +69,9 @@ fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> D
     move |source| DiskError::Io { operation, path, source }
 }
 
-/// Makes an empty disk without a name, on the file system of `directory`.
-pub fn writable_disk(directory: &Path) -> Result<File, DiskError> {
-    let (template, path) = open(&PASSING, directory)?;
+/// Makes an empty disk of so many bytes without a name, on the file system of `directory`.
+pub fn writable_disk(directory: &Path, bytes: u64) -> Result<File, DiskError> {
+    let (template, path) = open(&PASSING, directory, bytes)?;
     let disk = tempfile::tempfile_in(directory).map_err(io_error("make a writable disk in", directory))?;
     copy_sparse(&template, &disk).map_err(io_error("copy the empty disk", &path))?;
     Ok(disk)
@@ -73,12 +79,12 @@ pub fn writable_disk(directory: &Path) -> Result<File, DiskError> {
 
 /// Opens the disk at `path`, and makes it, if it is not there: from then on it stays. The empty one that it is made of is kept in
 /// `directory`.
-pub fn lasting_disk(directory: &Path, path: &Path) -> Result<File, DiskError> {
+pub fn lasting_disk(directory: &Path, path: &Path, bytes: u64) -> Result<File, DiskError> {
     match File::options().read(true).write(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         opened => return opened.map_err(io_error("open the writable disk", path)),
     }
-    let (template, _) = open(&LASTING, directory)?;
+    let (template, _) = open(&LASTING, directory, bytes)?;
     let parent = path.parent().unwrap_or(directory);
     let made = || {
         let disk = tempfile::NamedTempFile::new_in(parent)?;
@@ -88,23 +94,24 @@ pub fn lasting_disk(directory: &Path, path: &Path) -> Result<File, DiskError> {
     made().map_err(io_error("make the writable disk", path))
 }
 
-fn open(template: &Template, directory: &Path) -> Result<(File, PathBuf), DiskError> {
+fn open(template: &Template, directory: &Path, bytes: u64) -> Result<(File, PathBuf), DiskError> {
     fs::create_dir_all(directory).map_err(io_error("make the directory of writable disks", directory))?;
-    let path = directory.join(template.name);
+    let bytes = bytes.max(LEAST_DISK_BYTES).next_multiple_of(STEP);
+    let path = directory.join(format!("{}-{}m.ext4", template.name, bytes / STEP));
     match File::open(&path) {
         Ok(file) => Ok((file, path)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Ok((make_template(template, directory, &path)?, path))
+            Ok((make_template(template, directory, &path, bytes)?, path))
         }
         Err(error) => Err(io_error("open the empty disk", &path)(error)),
     }
 }
 
 /// Under a name of its own until it is whole: of two who make it at once, the last one's stays.
-fn make_template(template: &Template, directory: &Path, path: &Path) -> Result<File, DiskError> {
+fn make_template(template: &Template, directory: &Path, path: &Path, bytes: u64) -> Result<File, DiskError> {
     let unfinished =
         tempfile::NamedTempFile::new_in(directory).map_err(io_error("make the empty disk in", directory))?;
-    unfinished.as_file().set_len(SIZE).map_err(io_error("size the empty disk in", directory))?;
+    unfinished.as_file().set_len(bytes).map_err(io_error("size the empty disk in", directory))?;
     let output = Command::new("mke2fs")
         .env("PATH", PLACES_OF_MKE2FS)
         .args(MKE2FS_OPTIONS)
@@ -149,8 +156,8 @@ mod tests {
     fn a_disk_is_large_and_costs_next_to_nothing() {
         let directory = tempfile::tempdir().unwrap();
         for _ in 0..2 {
-            let metadata = writable_disk(directory.path()).unwrap().metadata().unwrap();
-            assert_eq!(metadata.len(), SIZE);
+            let metadata = writable_disk(directory.path(), DEFAULT_DISK_BYTES).unwrap().metadata().unwrap();
+            assert_eq!(metadata.len(), DEFAULT_DISK_BYTES);
             assert!(metadata.blocks() * 512 < 1 << 20, "{} blocks", metadata.blocks());
         }
     }
@@ -158,7 +165,7 @@ mod tests {
     #[test]
     fn a_disk_holds_a_file_system_without_faults() {
         let directory = tempfile::tempdir().unwrap();
-        let mut disk = writable_disk(directory.path()).unwrap();
+        let mut disk = writable_disk(directory.path(), LEAST_DISK_BYTES).unwrap();
         let named = directory.path().join("copy");
         disk.seek(SeekFrom::Start(0)).unwrap();
         copy_sparse(&disk, &File::create(&named).unwrap()).unwrap();
@@ -171,18 +178,18 @@ mod tests {
     #[test]
     fn a_disk_has_no_name() {
         let directory = tempfile::tempdir().unwrap();
-        let _disk = writable_disk(directory.path()).unwrap();
+        let _disk = writable_disk(directory.path(), DEFAULT_DISK_BYTES + 1).unwrap();
         let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-        assert_eq!(names, [PASSING.name]);
+        assert_eq!(names, ["empty-2-10241m.ext4"]);
     }
 
     #[test]
     fn a_lasting_disk_is_made_once_with_a_journal() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("disk");
-        let disk = lasting_disk(directory.path(), &path).unwrap();
+        let disk = lasting_disk(directory.path(), &path, LEAST_DISK_BYTES).unwrap();
         assert!(disk.metadata().unwrap().blocks() * 512 < 1 << 20);
-        let again = lasting_disk(directory.path(), &path).unwrap();
+        let again = lasting_disk(directory.path(), &path, LEAST_DISK_BYTES).unwrap();
         assert_eq!(again.metadata().unwrap().ino(), disk.metadata().unwrap().ino());
         let shown = Command::new("dumpe2fs").env("PATH", PLACES_OF_MKE2FS).arg("-h").arg(&path).output();
         assert!(String::from_utf8_lossy(&shown.unwrap().stdout).contains("has_journal"));

@@ -47,7 +47,7 @@ pub use boot::{BootError, Host};
 pub use config::{Config, ConfigError};
 pub use control::{CpuStats, IoStats, MemoryStats, PidsStats, Stats};
 pub use devices::{BlockDevice, DeviceError, DeviceSource, MAX_BLOCK_DEVICES};
-pub use disk::{DiskError, lasting_disk, writable_disk};
+pub use disk::{DEFAULT_DISK_BYTES, DiskError, LEAST_DISK_BYTES, lasting_disk, writable_disk};
 pub use end::End;
 pub use features::features;
 pub use files::{FilesEnd, FilesError};

@@ -91,6 +91,11 @@ impl StateRoot {
         Ok(root)
     }
 
+    /// It holds a directory for each sandbox, by its id.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Removes the directories that no living process holds. Their VMMs are dead: a VMM ends with its parent.
     fn sweep(&self) -> Result<(), StateError> {
         let _exclusive = self.lock()?;

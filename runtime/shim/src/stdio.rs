@@ -28,8 +28,9 @@ use tokio::{
 
 use logger::Logger;
 
-/// How long output that nobody reads may hold up the removal of its process.
-const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// How long output that nobody reads may hold up the removal of its process. On a machine that is short of CPUs, output takes longer
+/// than one would think, and what is given up here is lost.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 const CHUNK_LEN: usize = 64 * 1024;
 

@@ -4,6 +4,7 @@ mod failures;
 mod images;
 mod in_place;
 mod install;
+mod join;
 mod limits;
 mod network;
 mod options;

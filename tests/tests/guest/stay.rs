@@ -261,7 +261,10 @@ fn the_cause_of_an_end_is_told() -> Result<()> {
         assert!(why.contains(cause), "{why}");
     }
     let foreground = user.call(&["run", "--timeout", "1", "box", "sleep", "1000"])?;
-    assert!(foreground.code == 137 && foreground.err().contains("time of 1 s is over"), "{foreground:?}");
+    assert!(
+        foreground.code == 137 && foreground.err().contains("its time of 1 s was over"),
+        "{foreground:?}"
+    );
     Ok(())
 }
 

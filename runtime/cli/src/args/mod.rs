@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub(crate) use run::Run;
-pub(crate) use values::{SecurityOption, Tmpfs, Volume, VolumeSource};
+pub(crate) use values::{SecurityOption, Tmpfs, Volume, VolumeSource, cpu_count, swap_size};
 
-use crate::{images, inspect, install, kept, oci, version, volumes};
+use crate::{images, inspect, install, kept, oci, system, version, volumes};
 
 /// Run containers, each in a microVM with a kernel of its own
 #[derive(Debug, Parser)]
@@ -64,6 +64,12 @@ pub(crate) enum Command {
     Volume(volumes::Group),
     /// Print all that is known of containers and images, as JSON
     Inspect(inspect::Inspect),
+    /// Manage containers
+    Container(system::Containers),
+    /// See and tidy what is kept on this machine
+    System(system::Group),
+    /// Say what this program and this machine are
+    Info(system::Info),
     #[command(flatten)]
     Kept(kept::Verb),
     #[command(flatten)]

@@ -1,16 +1,19 @@
 //! What `run` is told.
 
-use std::{ffi::OsString, net::IpAddr, path::PathBuf};
+use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::Args as ClapArgs;
 use oci_spec::runtime::PosixRlimit;
-use securectr_sandbox::SandboxId;
+use securectr_sandbox::{DEFAULT_DISK_BYTES, SandboxId};
 
 use super::values::{
-    Mounted, Network, SecurityOption, Tmpfs, Volume, cpu_count, host, label, limit, memory_size, mount,
-    network, security_option, setting, swap_size, tmpfs, volume,
+    Mounted, Network, SecurityOption, Tmpfs, Volume, cpu_count, disk_size, host, label, limit, memory_size,
+    mount, network, security_option, setting, swap_size, tmpfs, volume,
 };
-use crate::{container::Restart, images, signals};
+use crate::{
+    container::{Budget, Restart},
+    images, signals,
+};
 
 #[derive(Debug, ClapArgs)]
 #[command(
@@ -37,6 +40,15 @@ pub(crate) struct Run {
     /// Kill the container when it has run for so long, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: Option<u64>,
+    /// Kill the container when its machine has used so much of the CPUs, in seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub cpu_seconds: Option<u64>,
+    /// Kill the container when it has written so much to standard output and errors
+    #[arg(long, value_name = "SIZE", value_parser = memory_size)]
+    pub output_limit: Option<i64>,
+    /// Size of the container's own disk, without volumes [default: 10g]
+    #[arg(long, value_name = "SIZE", value_parser = disk_size, conflicts_with_all = ["read_only", "in_place"])]
+    pub disk: Option<u64>,
     /// Mark it with a word and a value, for ps --filter
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = label)]
     pub label: Vec<(String, String)>,
@@ -164,6 +176,18 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    pub(crate) fn budget(&self) -> Budget {
+        Budget {
+            time: self.timeout.map(Duration::from_secs),
+            cpu_time: self.cpu_seconds.map(Duration::from_secs),
+            output_bytes: self.output_limit.map(i64::unsigned_abs),
+        }
+    }
+
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        self.disk.unwrap_or(DEFAULT_DISK_BYTES)
+    }
+
     /// All that is shared with the container.
     pub(crate) fn volumes(&self) -> impl Iterator<Item = &Volume> {
         let mounted = self.mount.iter().filter_map(|mounted| match mounted {

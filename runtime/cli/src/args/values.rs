@@ -6,6 +6,7 @@ use std::{
 };
 
 use oci_spec::runtime::PosixRlimit;
+use securectr_sandbox::LEAST_DISK_BYTES;
 use serde_json::json;
 
 use crate::volumes::VolumeName;
@@ -188,7 +189,7 @@ pub(super) fn security_option(text: &str) -> Result<SecurityOption, String> {
 }
 
 /// As a size; -1 is no limit.
-pub(super) fn swap_size(text: &str) -> Result<i64, String> {
+pub(crate) fn swap_size(text: &str) -> Result<i64, String> {
     if text == "-1" { Ok(-1) } else { memory_size(text) }
 }
 
@@ -209,7 +210,16 @@ pub(super) fn memory_size(text: &str) -> Result<i64, String> {
     }
 }
 
-pub(super) fn cpu_count(text: &str) -> Result<f64, String> {
+/// A size that a disk can have.
+pub(super) fn disk_size(text: &str) -> Result<u64, String> {
+    let bytes = memory_size(text)?.unsigned_abs();
+    if bytes < LEAST_DISK_BYTES {
+        return Err(format!("a disk has at least {} MiB", LEAST_DISK_BYTES >> 20));
+    }
+    Ok(bytes)
+}
+
+pub(crate) fn cpu_count(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(count) if count.is_finite() && (0.01..=1024.0).contains(&count) => Ok(count),
         _ => Err(format!("not a number of CPUs: {text} (from 0.01, as in 1 or 1.5)")),

@@ -7,7 +7,7 @@ use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, LinuxResources, Spec};
 use crate::args::Run;
 
 /// The period of CPU quotas, in microseconds; the kernel's own default.
-const CPU_PERIOD_US: u64 = 100_000;
+pub(crate) const CPU_PERIOD_US: u64 = 100_000;
 
 pub(super) fn set(spec: &mut Spec, run: &Run) {
     let Some(mut linux) = spec.linux().clone() else { return };

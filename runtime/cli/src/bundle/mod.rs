@@ -4,6 +4,8 @@ mod limits;
 mod mounts;
 mod names;
 
+pub(crate) use limits::CPU_PERIOD_US;
+
 use std::{env, ffi::OsString, fs, io, path::PathBuf};
 
 use oci_spec::runtime::{Process, Spec, User as SpecUser};

@@ -2,15 +2,20 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use super::record::{Place, Record, Status};
+use super::{
+    journal::{Action, Journal},
+    record::{Place, Record, Status},
+};
 
 pub(crate) struct Book {
     pub place: Place,
     pub record: Record,
     /// The last signal by which somebody wants its end: nothing starts it again.
     pub asked: Option<u32>,
+    /// None for one of the OCI command line.
+    pub journal: Option<Journal>,
 }
 
 impl Book {
@@ -20,14 +25,36 @@ impl Book {
         if signal == libc::SIGKILL.unsigned_abs() || Some(signal) == stop_signal {
             self.asked = Some(signal);
         }
+        self.note(&Action::Kill { signal });
     }
 
     pub(crate) fn turn(&mut self, status: Status) -> Result<()> {
         if self.record.status == Status::Stopped {
             return Ok(());
         }
-        self.record.status = status;
-        self.place.write(&self.record)
+        let before = std::mem::replace(&mut self.record.status, status);
+        self.place.write(&self.record)?;
+        match (before, status) {
+            (Status::Paused, Status::Running) => self.note(&Action::Unpause),
+            (_, Status::Running) => self.note(&Action::Start),
+            (_, Status::Paused) => self.note(&Action::Pause),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub(crate) fn rename(&mut self, name: &str) -> Result<()> {
+        let kept = self.record.kept.as_mut().context("the container has no name but its id")?;
+        let old_name = std::mem::replace(&mut kept.name, name.to_owned());
+        self.place.write(&self.record)?;
+        self.note(&Action::Rename { old_name });
+        Ok(())
+    }
+
+    pub(crate) fn note(&self, action: &Action) {
+        if let Some(journal) = &self.journal {
+            journal.note(&self.record, action);
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use oci_spec::runtime::{LinuxResources, Process};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -38,6 +38,19 @@ pub(crate) enum Request {
     Resume,
     Update(Box<LinuxResources>),
     Stats,
+    Rename {
+        name: String,
+    },
+    /// Answered with the container's streams, as far as it has them.
+    Attach {
+        wanted: Wanted,
+    },
+    Resize {
+        columns: u16,
+        rows: u16,
+    },
+    /// Answered at the container's end. Others are answered meanwhile.
+    Wait,
     /// Adds a process, which is this connection's from then on. Answered with its streams.
     Exec {
         process: Box<Process>,
@@ -52,7 +65,7 @@ pub(crate) enum Request {
     KillExec {
         signal: u32,
     },
-    /// Answered at the end of this connection's process.
+    /// Answered at the end of this connection's process. Others are answered meanwhile.
     WaitExec,
 }
 
@@ -80,6 +93,11 @@ pub(crate) enum Answer {
     },
 }
 
+/// A monitor's refusal, in its words.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refused(String);
+
 /// A connection to a monitor.
 pub(crate) struct Client(UnixStream);
 
@@ -103,7 +121,7 @@ impl Client {
     pub(crate) fn hear(&self) -> Result<(Answer, Vec<OwnedFd>)> {
         let (line, fds) = receive(&self.0).context("hear the container's monitor")?;
         match serde_json::from_slice(&line).context("understand the container's monitor")? {
-            Answer::Refused(words) => bail!(words),
+            Answer::Refused(words) => Err(Refused(words).into()),
             answer => Ok((answer, fds)),
         }
     }

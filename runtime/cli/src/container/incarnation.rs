@@ -60,11 +60,29 @@ impl Incarnation {
 
 /// State and start of a process.
 fn stat(pid: u32) -> Option<(char, u64)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it is in parentheses and may hold some: fields are counted from the third.
-    let (_, fields) = stat.rsplit_once(") ")?;
-    let mut fields = fields.split(' ');
-    Some((fields.next()?.chars().next()?, fields.nth(18)?.parse().ok()?))
+    let stat = Stat::of(pid)?;
+    Some((stat.field(3)?.chars().next()?, stat.field(22)?.parse().ok()?))
+}
+
+/// What a process and its threads have used of the CPUs.
+pub(super) fn cpu_time(pid: u32) -> Option<Duration> {
+    let stat = Stat::of(pid)?;
+    let ticks: u64 = stat.field(14)?.parse::<u64>().ok()?.checked_add(stat.field(15)?.parse().ok()?)?;
+    Some(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
+}
+
+/// The line of proc_pid_stat(5).
+struct Stat(String);
+
+impl Stat {
+    fn of(pid: u32) -> Option<Self> {
+        fs::read_to_string(format!("/proc/{pid}/stat")).ok().map(Self)
+    }
+
+    /// By its number in the manual, from the third on: the name before is in parentheses and may hold some.
+    fn field(&self, number: usize) -> Option<&str> {
+        self.0.rsplit_once(") ")?.1.split(' ').nth(number.checked_sub(3)?)
+    }
 }
 
 #[cfg(test)]
@@ -74,6 +92,16 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn cpu_time_grows_with_work() {
+        let own = std::process::id();
+        let before = cpu_time(own).unwrap();
+        while cpu_time(own).unwrap() == before {
+            std::hint::black_box((0..100_000).sum::<u64>());
+        }
+        assert!(cpu_time(own).unwrap() > before && cpu_time(u32::MAX).is_none());
+    }
 
     #[test]
     fn a_process_ends_once_and_is_not_its_successor() {

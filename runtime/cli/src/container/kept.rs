@@ -1,4 +1,4 @@
-//! What is written of a container that `run -d` has made, beside what is of every container: enough to start it again.
+//! What is written of a container that `run` has made, beside what is of every container: for one that stays, enough to start it again.
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
@@ -6,15 +6,22 @@ use securectr_image::Digest;
 use securectr_sandbox::GivenFile;
 use serde::{Deserialize, Serialize};
 
+use super::budget::Budget;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Kept {
     pub name: String,
     /// As it was typed.
     pub image: String,
-    pub image_id: Digest,
+    /// Of its configuration; none when a directory is its root.
+    pub image_id: Option<Digest>,
     /// What is executed.
     pub command: Vec<String>,
     pub tty: bool,
+    /// It has a standard input.
+    pub interactive: bool,
+    /// It ends with the process that runs it, and nothing of it stays.
+    pub is_in_foreground: bool,
     pub read_only: bool,
     /// Nothing of it stays when it ends.
     pub remove: bool,
@@ -23,8 +30,9 @@ pub(crate) struct Kept {
     pub network: Option<PathBuf>,
     pub stop_signal: u32,
     pub stop_timeout: Duration,
-    /// How long it may run, from each start on.
-    pub time_limit: Option<Duration>,
+    pub budget: Budget,
+    /// What it may write to its disk at most.
+    pub disk_bytes: u64,
     pub restart: Restart,
     pub labels: Vec<(String, String)>,
     /// Laid over the image's.

@@ -1,9 +1,13 @@
 //! What all containers have that are looked at from outside: a record on disk, a monitor that holds the machine, and the words that are
 //! spoken with it.
 
+mod audience;
 mod book;
+mod budget;
+mod companion;
 mod control;
 mod incarnation;
+mod journal;
 mod kept;
 mod locate;
 mod record;
@@ -13,11 +17,14 @@ mod sys;
 mod watch;
 
 pub(crate) use book::{Book, locked};
+pub(crate) use budget::Budget;
+pub(crate) use companion::{Companion, KILLED, Left, Whose, streams};
 pub(crate) use control::{Answer, Client, Request, Wanted};
 pub(crate) use incarnation::Incarnation;
+pub(crate) use journal::{Action, Event, Journal};
 pub(crate) use kept::{Ended, Kept, Restart};
-pub(crate) use locate::{Located, find, locate};
+pub(crate) use locate::{Located, OfRun, find, is_free, locate, locate_of_run, of_run};
 pub(crate) use record::{GONE_LIMIT, OCI_VERSION, Place, Record, Records, Status, hook_state};
 pub(crate) use spawn::{NotBegun, again, let_go_of_streams, report, spawn_and_hear};
 pub(crate) use sys::inherited;
-pub(crate) use watch::Watched;
+pub(crate) use watch::{Joined, LastWords, Watch, Watched};

@@ -17,8 +17,9 @@ use rustix::{
     fs::{FlockOperation, flock},
     process::geteuid,
 };
-use securectr_sandbox::{HookState, HostCgroup, SandboxId};
+use securectr_sandbox::{HookState, HostCgroup, SandboxId, StateRoot};
 use serde::{Deserialize, Serialize};
+use tokio::net::UnixListener;
 
 use super::{incarnation::Incarnation, kept::Kept};
 
@@ -89,6 +90,7 @@ impl Record {
 }
 
 /// The directory that holds all.
+#[derive(Clone)]
 pub(crate) struct Records(PathBuf);
 
 impl Records {
@@ -106,6 +108,11 @@ impl Records {
     /// Those of containers that `run -d` has made, in the store.
     pub(crate) fn kept(store: &Path) -> Self {
         Self(store.join("containers"))
+    }
+
+    /// Those of containers in somebody's foreground: beside their machine's state, which goes with it.
+    pub(crate) fn in_foreground(state: &StateRoot) -> Self {
+        Self(state.path().to_owned())
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -171,6 +178,15 @@ impl Place {
     pub(crate) fn with_socket<T>(&self, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
         let directory = File::open(&self.0)?;
         act(Path::new(&format!("/proc/self/fd/{}/control.sock", directory.as_raw_fd())))
+    }
+
+    /// As its monitor; where one before has listened, too.
+    pub(crate) fn listen(&self) -> Result<UnixListener> {
+        let bound = self.with_socket(|path| match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => UnixListener::bind(path),
+        });
+        bound.context("listen on the monitor's socket")
     }
 
     /// What is known of it now: one without a monitor has ended, whatever was written last, and none has ended before its monitor.

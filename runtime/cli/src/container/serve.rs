@@ -1,7 +1,8 @@
 //! One connection to the monitor: verbs for the container, or the life of one more process in it, which ends with the connection.
 
 use std::{
-    os::fd::OwnedFd,
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream as Stream},
     sync::{Arc, Mutex},
 };
 
@@ -14,11 +15,13 @@ use securectr_sandbox::{
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     net::UnixStream,
+    sync::mpsc,
 };
 
 use super::{
+    audience::Audience,
     book::{Book, locked},
-    control::{self, Answer, MAX_LEN, Request},
+    control::{self, Answer, MAX_LEN, Request, Wanted},
     record::{Status, hook_state},
 };
 use crate::run::launch_code;
@@ -31,6 +34,8 @@ pub(crate) struct Container {
     pub book: Arc<Mutex<Book>>,
     /// The host's, run after the start.
     pub poststart: Vec<Hook>,
+    pub audience: Audience,
+    pub stdin: Option<Arc<Stream>>,
 }
 
 /// The process that a connection has added. It has no life without its connection.
@@ -41,16 +46,24 @@ struct Added(Option<(ProcessName, Arc<Process>)>);
 pub(crate) async fn serve(connection: UnixStream, container: Container) {
     let mut reader = BufReader::new(connection);
     let mut added = Added::default();
+    let (exited, mut exits) = mpsc::channel(1);
+    let mut line = Vec::new();
     loop {
-        let mut line = Vec::new();
-        match (&mut reader).take(MAX_LEN).read_until(b'\n', &mut line).await {
-            Ok(1..) => {}
-            _ => break,
-        }
-        let (answer, fds) = match serde_json::from_slice(&line) {
-            Ok(request) => container.answer(request, &mut added).await,
-            Err(error) => (Answer::Refused(format!("understand the request: {error}")), Vec::new()),
+        let answered = tokio::select! {
+            has_line = read_line(&mut reader, &mut line) => {
+                if !has_line {
+                    break;
+                }
+                let request = serde_json::from_slice(&line);
+                line.clear();
+                match request {
+                    Ok(request) => container.respond(request, &mut added, &exited).await,
+                    Err(error) => Some((Answer::Refused(format!("understand the request: {error}")), Vec::new())),
+                }
+            }
+            Some(answer) = exits.recv() => Some((answer, Vec::new())),
         };
+        let Some((answer, fds)) = answered else { continue };
         // A line is short of what a socket holds: this does not wait.
         if control::send(reader.get_ref(), &answer, &fds).is_err() {
             break;
@@ -59,9 +72,44 @@ pub(crate) async fn serve(connection: UnixStream, container: Container) {
     added.end(&container.sandbox).await;
 }
 
+/// May be given up and called again: what has come of a line stays in it.
+async fn read_line(reader: &mut BufReader<UnixStream>, line: &mut Vec<u8>) -> bool {
+    let left = MAX_LEN.saturating_sub(line.len() as u64);
+    matches!(reader.take(left).read_until(b'\n', line).await, Ok(1..))
+}
+
 impl Container {
-    async fn answer(&self, request: Request, added: &mut Added) -> (Answer, Vec<OwnedFd>) {
+    /// None when the answer comes later, by `exited`.
+    async fn respond(
+        &self,
+        request: Request,
+        added: &mut Added,
+        exited: &mpsc::Sender<Answer>,
+    ) -> Option<(Answer, Vec<OwnedFd>)> {
         let answer = match request {
+            Request::Wait | Request::WaitExec => self.tell_exit(&request, added, exited)?,
+            Request::Exec { process, wanted } => {
+                let wanted =
+                    StreamsWanted { stdin: wanted.stdin, stdout: wanted.stdout, stderr: wanted.stderr };
+                match self.add(&process, wanted, added).await {
+                    Ok(streams) => return Some((Answer::Streams, fds(streams))),
+                    Err(words) => Answer::Refused(words),
+                }
+            }
+            Request::Attach { wanted } => match self.attach(wanted) {
+                Ok(fds) => return Some((Answer::Streams, fds)),
+                Err(error) => Answer::Refused(format!("attach: {error}")),
+            },
+            Request::StartExec | Request::KillExec { .. } | Request::ResizeExec { .. } => {
+                added.answer(request).await
+            }
+            of_container => self.answer(of_container).await,
+        };
+        Some((answer, Vec::new()))
+    }
+
+    async fn answer(&self, request: Request) -> Answer {
+        match request {
             Request::Start => self.start().await,
             Request::Kill { signal, all } => {
                 locked(&self.book).note_signal(signal);
@@ -71,21 +119,14 @@ impl Container {
             Request::Pause => self.pause().await,
             Request::Resume => self.resume().await,
             Request::Update(limits) => done(self.sandbox.update(&self.id, &limits).await),
+            Request::Rename { name } => written(locked(&self.book).rename(&name)),
+            Request::Resize { columns, rows } => done(self.init.resize(columns, rows).await),
             Request::Stats => match self.sandbox.stats(&self.id).await {
                 Ok(stats) => Answer::Stats(Box::new(stats)),
                 Err(error) => Answer::Refused(line(&error)),
             },
-            Request::Exec { process, wanted } => {
-                let wanted =
-                    StreamsWanted { stdin: wanted.stdin, stdout: wanted.stdout, stderr: wanted.stderr };
-                match self.add(&process, wanted, added).await {
-                    Ok(streams) => return (Answer::Streams, fds(streams)),
-                    Err(words) => Answer::Refused(words),
-                }
-            }
-            of_added => added.answer(of_added).await,
-        };
-        (answer, Vec::new())
+            _ => Answer::Refused("not asked of a container".to_owned()),
+        }
     }
 
     /// Who asks next sees that it runs.
@@ -128,10 +169,41 @@ impl Container {
     }
 
     fn turned(&self, status: Status) -> Answer {
-        match locked(&self.book).turn(status) {
-            Ok(()) => Answer::Done,
-            Err(error) => Answer::Refused(format!("{error:#}")),
+        written(locked(&self.book).turn(status))
+    }
+
+    /// Its streams from now on; its input is shared with all others who have it.
+    fn attach(&self, wanted: Wanted) -> io::Result<Vec<OwnedFd>> {
+        let mut fds = Vec::new();
+        if wanted.stdin {
+            let stdin = self.stdin.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+            fds.push(stdin.try_clone()?.into());
         }
+        if wanted.stdout {
+            fds.push(self.audience.stdout()?);
+        }
+        if wanted.stderr {
+            fds.push(self.audience.stderr()?);
+        }
+        Ok(fds)
+    }
+
+    /// Sends the answer when there is one; what can be said now is answered.
+    fn tell_exit(&self, request: &Request, added: &Added, exited: &mpsc::Sender<Answer>) -> Option<Answer> {
+        let process = match request {
+            Request::Wait => Arc::clone(&self.init),
+            _ => match &added.0 {
+                Some((_, process)) => Arc::clone(process),
+                None => return Some(no_process()),
+            },
+        };
+        let exited = exited.clone();
+        tokio::spawn(async move {
+            let code = process.wait().await.status.shell_code();
+            // Who has asked may have gone.
+            let _ = exited.send(Answer::Exited(code)).await;
+        });
+        None
     }
 
     async fn add(
@@ -152,13 +224,13 @@ impl Container {
 impl Added {
     async fn answer(&self, request: Request) -> Answer {
         let Some((_, process)) = &self.0 else {
-            return Answer::Refused("this connection has no process".to_owned());
+            return no_process();
         };
         match request {
             Request::StartExec => started(process.start().await),
             Request::KillExec { signal } => killed(process.kill(signal, Reach::Process).await),
             Request::ResizeExec { columns, rows } => done(process.resize(columns, rows).await),
-            _ => Answer::Exited(process.wait().await.status.shell_code()),
+            _ => Answer::Refused("not asked of a process".to_owned()),
         }
     }
 
@@ -168,6 +240,17 @@ impl Added {
         process.wait().await;
         // Of a machine that has ended there is nothing to remove.
         let _ = sandbox.delete_exec(&name).await;
+    }
+}
+
+fn no_process() -> Answer {
+    Answer::Refused("this connection has no process".to_owned())
+}
+
+fn written(outcome: anyhow::Result<()>) -> Answer {
+    match outcome {
+        Ok(()) => Answer::Done,
+        Err(error) => Answer::Refused(format!("{error:#}")),
     }
 }
 

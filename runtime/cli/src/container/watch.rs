@@ -1,42 +1,98 @@
 //! A monitor's work while its container lives.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    os::unix::net::UnixStream,
+    sync::{Arc, Mutex},
+};
 
 use anyhow::{Context, Result};
 use oci_spec::runtime::Hook;
-use securectr_sandbox::{ContainerPlan, Exit, Process, Reach, Sandbox};
-use tokio::{net::UnixListener, task::JoinSet, time::timeout};
+use securectr_sandbox::{ContainerPlan, Exit, Process, Reach, Sandbox, Streams};
+use tokio::{net::UnixListener, sync::mpsc, task::JoinSet, time::timeout};
 
 use super::{
+    audience::Audience,
     book::{Book, locked},
+    budget::{Budget, Meter, Spent},
     record::{LAST_WORDS_LIMIT, Status},
     serve,
 };
 use crate::{
-    signals::{self, Outside},
-    streams::Output,
+    signals::Outside,
+    streams::{self, Ends, Output},
+    timeline::Timeline,
 };
+
+/// A container's streams on this side, as long as it lives.
+pub(crate) struct Joined {
+    output: Output,
+    audience: Audience,
+    /// Its input, for those who attach to it.
+    stdin: Option<Arc<UnixStream>>,
+    meter: Arc<Meter>,
+}
+
+impl Joined {
+    pub(crate) fn new(streams: Streams, ends: Ends, budget: &Budget, timeline: &Timeline) -> Result<Self> {
+        let meter = Arc::new(budget.meter());
+        let (audience, ends) = Audience::beside(ends, &meter);
+        let stdin = streams.stdin.as_ref().map(UnixStream::try_clone).transpose();
+        let stdin = stdin.context("share the container's input")?.map(Arc::new);
+        let output = streams::join(streams, ends, timeline).context("join the container's streams")?;
+        Ok(Self { output, audience, stdin, meter })
+    }
+}
 
 /// A container with what is needed while it lives.
 pub(crate) struct Watched {
     pub sandbox: Arc<Sandbox>,
     pub plan: ContainerPlan,
     pub init: Arc<Process>,
-    pub output: Output,
+    pub joined: Joined,
     pub listener: UnixListener,
     /// The host's hooks for after its start.
     pub poststart: Vec<Hook>,
     pub book: Arc<Mutex<Book>>,
+    pub budget: Budget,
+}
+
+/// How a container's last output is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LastWords {
+    /// A slow reader does not hold its end up for long.
+    Bounded,
+    /// A signal cuts it short.
+    UntilSignal,
+}
+
+/// How a container ended.
+pub(crate) struct Watch {
+    pub exit: Exit,
+    /// What it had used up, when it was ended for that.
+    pub spent: Option<Spent>,
 }
 
 impl Watched {
-    /// Serves those who connect and passes signals on, until its end. `size` is that of its terminal on this side.
-    pub(crate) async fn watch(self, size: impl Fn() -> Option<(u16, u16)>) -> Result<Exit> {
-        let mut outside = signals::listen().context("listen to signals")?;
+    /// Serves those who connect, passes signals on and holds it to its budget, until its end. `size` is that of its terminal on this
+    /// side.
+    pub(crate) async fn watch(
+        self,
+        mut outside: mpsc::Receiver<Outside>,
+        size: impl Fn() -> Option<(u16, u16)>,
+        last_words: LastWords,
+    ) -> Result<Watch> {
         let mut connections = JoinSet::new();
+        let mut spent = None;
+        let mut spending = std::pin::pin!(self.budget.spent(&self.sandbox, &self.joined.meter));
         let exit = loop {
             tokio::select! {
+                biased;
                 exit = self.init.wait() => break exit,
+                over = &mut spending, if spent.is_none() => {
+                    spent = Some(over);
+                    // One that has ended meanwhile is what is wanted.
+                    let _ = self.init.kill(libc::SIGKILL.unsigned_abs(), Reach::Container).await;
+                }
                 Ok((connection, _)) = self.listener.accept() => {
                     connections.spawn(serve::serve(connection, self.served()));
                 }
@@ -46,19 +102,28 @@ impl Watched {
         // Who finds it stopped may want its devices back.
         self.sandbox.take_back_devices(&self.plan).await;
         locked(&self.book).turn(Status::Stopped)?;
-        let _ = timeout(LAST_WORDS_LIMIT, self.output.written()).await;
+        let written = self.joined.output.written();
+        match last_words {
+            LastWords::Bounded => drop(timeout(LAST_WORDS_LIMIT, written).await),
+            LastWords::UntilSignal => tokio::select! {
+                () = written => {}
+                () = a_signal(&mut outside) => {}
+            },
+        }
         let _ = timeout(LAST_WORDS_LIMIT, async { while connections.join_next().await.is_some() {} }).await;
-        Ok(exit)
+        Ok(Watch { exit, spent })
     }
 
     /// What a connection acts on.
-    pub(crate) fn served(&self) -> serve::Container {
+    fn served(&self) -> serve::Container {
         serve::Container {
             sandbox: Arc::clone(&self.sandbox),
             init: Arc::clone(&self.init),
             id: self.plan.id.clone(),
             book: Arc::clone(&self.book),
             poststart: self.poststart.clone(),
+            audience: self.joined.audience.clone(),
+            stdin: self.joined.stdin.clone(),
         }
     }
 
@@ -75,4 +140,8 @@ impl Watched {
             }
         }
     }
+}
+
+async fn a_signal(outside: &mut mpsc::Receiver<Outside>) {
+    while !matches!(outside.recv().await, Some(Outside::Signal(_)) | None) {}
 }

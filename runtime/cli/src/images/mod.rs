@@ -7,7 +7,6 @@ mod show;
 mod transfer;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, Write};
 
 use anyhow::{Context, Result, bail};
 use securectr_image::{Listed, Name, Platform, Removed, Store};
@@ -15,7 +14,13 @@ use securectr_image::{Listed, Name, Platform, Removed, Store};
 pub(crate) use args::{PullPolicy, Verb};
 pub(crate) use show::document;
 
-use crate::{args::Global, output, paths, report::Report, terminal};
+use crate::{
+    args::Global,
+    container::{OfRun, Status, of_run},
+    output, paths,
+    report::Report,
+    system::{confirmed, images_of},
+};
 use args::{GroupVerb, Prune, Remove, Tag};
 
 pub(crate) fn act(verb: &Verb, global: &Global, report: &Report) -> Result<u8> {
@@ -25,7 +30,7 @@ pub(crate) fn act(verb: &Verb, global: &Global, report: &Report) -> Result<u8> {
         Verb::Images(list) => show::list(list, &store),
         Verb::Load(load) => transfer::load(load, &store),
         Verb::Save(save) => transfer::save(save, &store),
-        Verb::Rmi(remove) => self::remove(remove, &store, report),
+        Verb::Rmi(remove) => self::remove(remove, &store, global, report),
         Verb::Tag(tag) => self::tag(tag, &store),
         Verb::History(history) => show::history(history, &store),
         Verb::Image(group) => match &group.verb {
@@ -33,11 +38,11 @@ pub(crate) fn act(verb: &Verb, global: &Global, report: &Report) -> Result<u8> {
             GroupVerb::Ls(list) => show::list(list, &store),
             GroupVerb::Load(load) => transfer::load(load, &store),
             GroupVerb::Save(save) => transfer::save(save, &store),
-            GroupVerb::Rm(remove) => self::remove(remove, &store, report),
+            GroupVerb::Rm(remove) => self::remove(remove, &store, global, report),
             GroupVerb::Tag(tag) => self::tag(tag, &store),
             GroupVerb::History(history) => show::history(history, &store),
             GroupVerb::Inspect(inspect) => show::inspect(inspect, &store, report),
-            GroupVerb::Prune(prune) => self::prune(prune, &store),
+            GroupVerb::Prune(prune) => self::prune(prune, &store, global),
         },
     }
 }
@@ -73,11 +78,12 @@ fn tag(tag: &Tag, store: &Store) -> Result<u8> {
     Ok(0)
 }
 
-fn remove(remove: &Remove, store: &Store, report: &Report) -> Result<u8> {
-    Ok(report.each(&remove.images, |wanted| say(&remove_one(wanted, remove.force, store)?)))
+fn remove(remove: &Remove, store: &Store, global: &Global, report: &Report) -> Result<u8> {
+    let users = of_run(global)?;
+    Ok(report.each(&remove.images, |wanted| say(&remove_one(wanted, remove.force, store, &users)?)))
 }
 
-fn remove_one(wanted: &str, force: bool, store: &Store) -> Result<Removed> {
+fn remove_one(wanted: &str, force: bool, store: &Store, users: &[OfRun]) -> Result<Removed> {
     let image = match find(store, wanted) {
         Err(_) if force => return Ok(Removed::default()),
         found => found?,
@@ -87,35 +93,32 @@ fn remove_one(wanted: &str, force: bool, store: &Store) -> Result<Removed> {
     if by_name.is_none() && names > 1 && !force {
         bail!("image {wanted} has {names} names: name one, or use --force");
     }
+    let user = users.iter().find(|user| user.kept.image_id.as_ref() == Some(&image.id));
+    if let Some(user) = user.filter(|_| by_name.is_none() || names < 2) {
+        let is_running = user.record.status != Status::Stopped;
+        if is_running || !force {
+            let hint = if is_running { "" } else { " (or use --force: it cannot start again then)" };
+            bail!("image {wanted} is used by the container {}: remove that first{hint}", user.kept.name);
+        }
+    }
     Ok(store.remove(&image, by_name.as_ref())?)
 }
 
-fn say(removed: &Removed) -> Result<()> {
+pub(crate) fn say(removed: &Removed) -> Result<()> {
     let names = removed.untagged.iter().map(|name| format!("Untagged: {}", familiar(name)));
     output::lines(names.chain(removed.deleted.iter().map(|id| format!("Deleted: {id}"))))
 }
 
-fn prune(prune: &Prune, store: &Store) -> Result<u8> {
+fn prune(prune: &Prune, store: &Store, global: &Global) -> Result<u8> {
     let which = if prune.all { "all images" } else { "all images without a name" };
     if !prune.force && !confirmed(which)? {
         return Ok(1);
     }
-    let removed = store.prune(|_| prune.all)?;
+    let used = images_of(&of_run(global)?);
+    let removed = store.prune(|_| prune.all, |id| used.contains(id))?;
     say(&removed)?;
     output::lines([format!("Total reclaimed space: {}", output::size(removed.freed_bytes))])?;
     Ok(0)
-}
-
-/// Nobody who could say yes is a no.
-fn confirmed(which: &str) -> Result<bool> {
-    if !terminal::stdin_is_terminal() {
-        bail!("this would remove {which}: use --force");
-    }
-    eprint!("This will remove {which}. Are you sure? [y/N] ");
-    std::io::stderr().flush().context("ask")?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer).context("read the answer")?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// As a person would type it.

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use clap::{Args as ClapArgs, Subcommand};
 
+use super::attach::Keys;
 use crate::output::Format;
 
 #[derive(Debug, Subcommand)]
@@ -24,6 +25,8 @@ pub(crate) enum Verb {
     Why(Why),
     /// Give a container another name
     Rename(Rename),
+    /// Join this terminal to a running container
+    Attach(Attach),
     #[command(hide = true)]
     Keep(Keep),
 }
@@ -90,7 +93,7 @@ fn tail(text: &str) -> Result<usize, String> {
 }
 
 /// A time, or how long ago it was.
-fn moment(text: &str) -> Result<SystemTime, String> {
+pub(crate) fn moment(text: &str) -> Result<SystemTime, String> {
     if let Ok(time) = humantime::parse_rfc3339_weak(text) {
         return Ok(time);
     }
@@ -133,6 +136,22 @@ pub(crate) struct Rename {
     pub name: String,
     #[arg(value_name = "NAME")]
     pub new: securectr_sandbox::SandboxId,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Attach {
+    /// Keep this terminal's input
+    #[arg(long)]
+    pub no_stdin: bool,
+    /// Whether signals to this process are the container's
+    #[arg(long, default_value_t = true, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub sig_proxy: bool,
+    /// Keys that let go of a container with a terminal
+    #[arg(long, default_value = "ctrl-p,ctrl-q", value_name = "KEYS")]
+    pub detach_keys: Keys,
+    /// A name or id
+    #[arg(value_name = "CONTAINER")]
+    pub name: String,
 }
 
 /// Called by `run -d` and `start` alone.

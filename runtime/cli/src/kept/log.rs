@@ -9,12 +9,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::args::Logs;
 use crate::{
-    container::{Place, Status},
+    container::{OfRun, Place, Status},
     streams::Sink,
 };
 
@@ -100,8 +100,12 @@ impl Drop for Stream {
 }
 
 /// `logs`: what there is, and what comes as long as the container runs.
-pub(super) fn show(place: &Place, logs: &Logs) -> Result<u8> {
-    let path = path(place);
+pub(super) fn show(listed: &OfRun, logs: &Logs) -> Result<u8> {
+    if listed.kept.is_in_foreground {
+        bail!("container {} runs in the foreground of another process: its output is not kept", logs.name);
+    }
+    let place = listed.located.place()?;
+    let path = path(&place);
     let mut reader = Reader::open(&path)?;
     let mut entries = Vec::new();
     while let Some(entry) = reader.next()? {

@@ -1,14 +1,22 @@
 //! `run -d` and `start`: leave a monitor behind, and wait until it has started the container.
 
-use std::{fs, path::PathBuf, time::SystemTime};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context, Result, bail};
-use securectr_sandbox::{Bundle, SandboxId};
+use oci_spec::runtime::Spec;
+use securectr_sandbox::{Bundle, GivenFile, SandboxId};
 
 use crate::{
     args::{Global, Run},
     bundle::{self, Source},
-    container::{self, Incarnation, Kept, NotBegun, Place, Record, Records, Status, again, spawn_and_hear},
+    container::{
+        self, Action, Incarnation, Journal, Kept, NotBegun, Place, Record, Records, Status, again,
+        spawn_and_hear,
+    },
     output, paths,
     report::Report,
     run::{Root, root, volumes},
@@ -18,17 +26,17 @@ use crate::{
 pub(super) const STOP_TIMEOUT_S: u64 = 10;
 
 pub(crate) fn detach(run: &Run, global: &Global, report: &Report) -> Result<u8> {
-    if run.interactive {
-        bail!("nobody could write to it: leave out -d or -i");
-    }
     let root = root(run, global, report)?;
     let id = SandboxId::random().context("make an id")?;
     if let Some(path) = run.cidfile.as_ref().filter(|path| path.exists()) {
         bail!("the file for the id is there already: {}", path.display());
     }
+    if root.digest.is_none() {
+        bail!("a directory is not kept: -d takes an image");
+    }
     let records = Records::kept(&paths::store(global)?);
     let volumes = volumes(run, global)?;
-    let place = make(&records, &id, &Made { run, root: &root, volumes })?;
+    let place = make(&records, &id, &Made { run, root: &root, volumes }, global)?;
     if let Err(error) = start(&records, &id, global) {
         place.remove()?;
         let code = error.downcast_ref().map(|NotBegun { code, .. }| *code);
@@ -50,11 +58,8 @@ struct Made<'a> {
 }
 
 /// Writes down all that a start needs.
-fn make(records: &Records, id: &SandboxId, made: &Made<'_>) -> Result<Place> {
+fn make(records: &Records, id: &SandboxId, made: &Made<'_>, global: &Global) -> Result<Place> {
     let Made { run, root, volumes } = made;
-    let Some(image_id) = root.digest.clone() else {
-        bail!("a directory is not kept: -d takes an image");
-    };
     let source = Source {
         id,
         run,
@@ -65,51 +70,72 @@ fn make(records: &Records, id: &SandboxId, made: &Made<'_>) -> Result<Place> {
         volumes: volumes.clone(),
     };
     let Bundle { spec, files, .. } = bundle::bundle(&source)?;
-    let name = run.name.as_ref().unwrap_or(id).to_string();
+    let kept = kept(run, root, id, &spec, files)?;
     let place = records.create(id)?;
-    let made = || {
+    let made = || -> Result<()> {
         let _alone = records.lock()?;
-        if let Some(other) = container::find(&records.all()?, &name)? {
-            bail!("the name {name} is in use by the container {}", other.id);
-        }
-        let command = spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default();
-        let kept = Kept {
-            name: name.clone(),
-            image: root.typed.clone(),
-            image_id: image_id.clone(),
-            command,
-            tty: run.tty,
-            read_only: run.read_only,
-            remove: run.rm,
-            kernel: run.kernel.as_ref().map(std::path::absolute).transpose().context("find the kernel")?,
-            network: run.network.namespace().map(Into::into),
-            stop_signal: stop_signal(run, root)?,
-            stop_timeout: std::time::Duration::from_secs(run.stop_timeout.unwrap_or(STOP_TIMEOUT_S)),
-            time_limit: run.timeout.map(std::time::Duration::from_secs),
-            restart: run.restart,
-            labels: run.label.clone(),
-            files: files.clone(),
-            restarts: 0,
-            started: None,
-            ended: None,
-        };
-        let json = serde_json::to_vec(&spec)?;
-        fs::write(place.path().join("config.json"), json).context("write the container's spec")?;
-        place.write(&Record {
-            id: id.to_string(),
-            bundle: place.path().to_owned(),
-            rootfs: place.path().to_owned(),
-            monitor: Incarnation::of(std::process::id()).context("find the own process in /proc")?,
-            status: Status::Creating,
-            created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
-            annotations: Default::default(),
-            cgroup: None,
-            poststop: Vec::new(),
-            kept: Some(kept),
-        })
+        container::is_free(global, &kept.name)?;
+        let record = first_record(id, &place, kept)?;
+        write_spec(&place, &spec)?;
+        place.write(&record)?;
+        Journal::of(&paths::store(global)?).note(&record, &Action::Create);
+        Ok(())
     };
     made().inspect_err(|_| drop(place.remove()))?;
     Ok(place)
+}
+
+/// What is written of a container of `run` before it runs.
+pub(crate) fn first_record(id: &SandboxId, place: &Place, kept: Kept) -> Result<Record> {
+    Ok(Record {
+        id: id.to_string(),
+        bundle: place.path().to_owned(),
+        rootfs: place.path().to_owned(),
+        monitor: Incarnation::of(std::process::id()).context("find the own process in /proc")?,
+        status: Status::Creating,
+        created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
+        annotations: Default::default(),
+        cgroup: None,
+        poststop: Vec::new(),
+        kept: Some(kept),
+    })
+}
+
+pub(crate) fn write_spec(place: &Place, spec: &Spec) -> Result<()> {
+    let json = serde_json::to_vec(spec)?;
+    fs::write(place.path().join("config.json"), json).context("write the container's spec")
+}
+
+pub(crate) fn kept(
+    run: &Run,
+    root: &Root<'_>,
+    id: &SandboxId,
+    spec: &Spec,
+    files: Vec<GivenFile>,
+) -> Result<Kept> {
+    Ok(Kept {
+        name: run.name.as_ref().unwrap_or(id).to_string(),
+        image: root.typed.clone(),
+        image_id: root.digest.clone(),
+        command: spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default(),
+        tty: run.tty,
+        interactive: run.interactive,
+        is_in_foreground: !run.detach,
+        read_only: run.read_only,
+        remove: run.rm || !run.detach,
+        kernel: run.kernel.as_ref().map(std::path::absolute).transpose().context("find the kernel")?,
+        network: run.network.namespace().map(Into::into),
+        stop_signal: stop_signal(run, root)?,
+        stop_timeout: Duration::from_secs(run.stop_timeout.unwrap_or(STOP_TIMEOUT_S)),
+        budget: run.budget(),
+        disk_bytes: run.disk_bytes(),
+        restart: run.restart,
+        labels: run.label.clone(),
+        files,
+        restarts: 0,
+        started: None,
+        ended: None,
+    })
 }
 
 fn stop_signal(run: &Run, root: &Root<'_>) -> Result<u32> {

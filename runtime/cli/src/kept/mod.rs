@@ -2,6 +2,7 @@
 //! every container (`exec`, `kill`, `pause` and so on) is the business of `oci`, whose words are the same.
 
 mod args;
+mod attach;
 mod log;
 mod make;
 mod monitor;
@@ -10,17 +11,18 @@ mod stats;
 mod verbs;
 mod why;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use serde_json::Value;
 
-pub(crate) use args::Verb;
-pub(crate) use make::detach;
+pub(crate) use args::{Verb, moment};
+pub(crate) use attach::start as start_attached;
+pub(crate) use make::{detach, first_record, kept, write_spec};
 pub(crate) use show::{Wanted, list};
-pub(crate) use verbs::start;
+pub(crate) use verbs::{remove, start};
 
 use crate::{
     args::Global,
-    container::{self, Located, Records, locate},
+    container::{self, Records, locate_of_run, of_run},
     output, paths,
     report::Report,
 };
@@ -30,32 +32,28 @@ pub(crate) fn act(verb: &Verb, global: &Global, report: &Report) -> Result<u8> {
     match verb {
         Verb::Stop(stop) => each(&stop.names, report, |name| verbs::stop(name, stop.time, global)),
         Verb::Restart(stop) => each(&stop.names, report, |name| {
+            let listed = locate_of_run(global, name)?;
+            if listed.kept.is_in_foreground {
+                bail!("container {name} runs in the foreground of another process: nothing of it stays");
+            }
             verbs::stop(name, stop.time, global)?;
-            start(&find(name, global)?, global)
+            start(&listed.located, global)
         }),
         Verb::Rm(remove) => each(&remove.names, report, |name| verbs::remove(name, remove.force, global)),
         Verb::Wait(named) => Ok(report.each(&named.names, |name| verbs::wait(name, global))),
         Verb::Stats(stats) => stats::stats(stats, global),
         Verb::Why(why) => why::why(why, global),
         Verb::Rename(rename) => verbs::rename(rename, global),
-        Verb::Logs(logs) => log::show(&find(&logs.name, global)?.place()?, logs),
+        Verb::Attach(attach) => attach::attach(attach, global),
+        Verb::Logs(logs) => log::show(&locate_of_run(global, &logs.name)?, logs),
         Verb::Keep(keep) => monitor::keep(keep, &Records::kept(&paths::store(global)?), global),
     }
 }
 
 /// What is known of a container that stays, as JSON; none of others.
 pub(crate) fn inspect(name: &str, global: &Global) -> Result<Option<Value>> {
-    let all = Records::kept(&paths::store(global)?).all()?;
-    let record = container::find(&all, name)?;
-    Ok(record.and_then(|record| Some(show::document(record, record.kept.as_ref()?))))
-}
-
-/// A container that stays.
-fn find(name: &str, global: &Global) -> Result<Located> {
-    let located = locate(global, name)?;
-    let record = located.place().and_then(|place| place.read());
-    let kept = record.ok().and_then(|record| record.kept);
-    kept.map(|_| located).with_context(|| format!("No such container: {name}"))
+    let all = of_run(global)?;
+    Ok(container::find(&all, name)?.map(|listed| show::document(&listed.record, &listed.kept)))
 }
 
 /// Does it to one after the other and says each name, as docker does.

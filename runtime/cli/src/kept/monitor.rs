@@ -2,8 +2,6 @@
 //! starts it again where its policy says so.
 
 use std::{
-    convert::Infallible,
-    fs::File,
     io,
     os::fd::OwnedFd,
     sync::{Arc, Mutex},
@@ -14,24 +12,21 @@ use anyhow::{Context, Result};
 use rustix::process::setsid;
 use securectr_image::Store;
 use securectr_sandbox::{
-    Bundle, Config, ContainerPlan, Disks, Exit, Host, Installation, Plan, Process, ProcessName, Reach,
-    RootSource, Sandbox, SandboxId, Scope, Settings, StartError, StateRoot, Streams, StreamsWanted, Writable,
+    Bundle, Config, ContainerPlan, Disks, Host, Installation, Plan, Process, ProcessName, RootSource,
+    Sandbox, SandboxId, Scope, Settings, StartError, StateRoot, Streams, StreamsWanted, Writable,
     lasting_disk, plan,
 };
-use tokio::{
-    net::UnixListener,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
-use super::{args::Keep, log::Log};
+use super::{args::Keep, log::Log, verbs};
 use crate::{
     args::Global,
     container::{
-        Book, Ended, Incarnation, Kept, Place, Records, Status, Watched, inherited, let_go_of_streams,
-        locked, report,
+        Action, Book, Budget, Ended, Incarnation, Joined, Journal, KILLED, Kept, LastWords, Place, Records,
+        Status, Watch, Watched, inherited, let_go_of_streams, locked, report,
     },
-    paths, run,
-    streams::{self, Ends, Output},
+    paths, run, signals,
+    streams::Ends,
     timeline::Timeline,
 };
 
@@ -84,7 +79,7 @@ impl Life<'_> {
             let kept = self.note_end(ended.clone())?;
             if ended.asked.is_some() || !kept.restart.follows(ended.code, restarts) {
                 if kept.remove {
-                    self.place.remove()?;
+                    verbs::take_away(self.place, &self.journal()?)?;
                 }
                 return Ok(ended.code);
             }
@@ -104,31 +99,41 @@ impl Life<'_> {
         self.place.write(&record)?;
         let mut kept = record.kept.take().context("the record is not that of a kept container")?;
         let (sandbox, plan) = self.boot(&kept).await?;
-        let wanted = StreamsWanted { stdin: false, stdout: true, stderr: !kept.tty };
+        let wanted = StreamsWanted { stdin: kept.interactive, stdout: true, stderr: !kept.tty };
         let streams = sandbox.create(&plan, wanted).await?;
         let init = Process::watch(Arc::clone(&sandbox), ProcessName::init(&plan.id));
-        let output = self.keep_output(streams)?;
-        let listener = self.listen()?;
+        let joined = self.keep_output(streams, &kept.budget)?;
+        let listener = self.place.listen()?;
         // Who has made the namespace may have waited for the container.
         sandbox.refresh_network().await?;
         init.start().await?;
         kept.started = Some(humantime::format_rfc3339_nanos(SystemTime::now()).to_string());
         (kept.restarts, kept.ended) = (restarts, None);
+        let budget = kept.budget.clone();
         record.kept = Some(kept);
-        let mut book = Book { place: self.place.clone(), record, asked: None };
+        let journal = Some(self.journal()?);
+        let mut book = Book { place: self.place.clone(), record, asked: None, journal };
         book.turn(Status::Running)?;
         let book = Arc::new(Mutex::new(book));
-        Ok(Watched { sandbox, plan, init, output, listener, poststart: Vec::new(), book })
+        Ok(Watched { sandbox, plan, init, joined, listener, poststart: Vec::new(), book, budget })
+    }
+
+    fn journal(&self) -> Result<Journal> {
+        Ok(Journal::of(&paths::store(self.global)?))
     }
 
     async fn boot(&self, kept: &Kept) -> Result<(Arc<Sandbox>, ContainerPlan)> {
         let store = paths::store(self.global)?;
-        let image = Store::open(&store)?.image(&kept.image_id, &mut |_| {})?;
+        let image_id = kept.image_id.as_ref().context("the record names no image")?;
+        let image = Store::open(&store)?.image(image_id, &mut |_| {})?;
         let image = image.with_context(|| format!("its image {} is gone", kept.image))?;
         let plan = self.plan(kept)?;
         let writable = match kept.read_only {
             true => None,
-            false => Some(lasting_disk(&store.join("writable"), &self.place.path().join("disk.ext4"))?),
+            false => {
+                let disk = self.place.path().join("disk.ext4");
+                Some(lasting_disk(&store.join("writable"), &disk, kept.disk_bytes)?)
+            }
         };
         let mut installation = Installation::find()?;
         installation.kernel = kept.kernel.clone().unwrap_or(installation.kernel);
@@ -148,21 +153,12 @@ impl Life<'_> {
         Ok(plan(self.id.clone(), bundle, &settings)?)
     }
 
-    /// What it writes goes to its log.
-    fn keep_output(&self, streams: Streams) -> Result<Output> {
+    /// What it writes goes to its log. Its input is that of those who attach to it.
+    fn keep_output(&self, streams: Streams, budget: &Budget) -> Result<Joined> {
         let log = Log::open(self.place)?;
-        let stdin = File::open("/dev/null").context("open /dev/null")?;
-        let ends = Ends { stdin, stdout: log.sink("stdout"), stderr: Some(log.sink("stderr")) };
-        streams::join(streams, ends, &Timeline::begin()).context("join the container's streams")
-    }
-
-    /// Where the one before has listened.
-    fn listen(&self) -> Result<UnixListener> {
-        let bound = self.place.with_socket(|path| match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => UnixListener::bind(path),
-        });
-        bound.context("listen on the monitor's socket")
+        let (stdout, stderr) = (log.sink("stdout"), Some(log.sink("stderr")));
+        let ends = Ends { stdin: Box::new(io::empty()), lasts: true, stdout, stderr };
+        Joined::new(streams, ends, budget, &Timeline::begin())
     }
 
     fn note_end(&self, ended: Ended) -> Result<Kept> {
@@ -172,6 +168,11 @@ impl Life<'_> {
         let kept = kept.clone();
         record.status = Status::Stopped;
         self.place.write(&record)?;
+        let journal = self.journal()?;
+        if kept.ended.as_ref().is_some_and(|ended| ended.oom_killed) {
+            journal.note(&record, &Action::Oom);
+        }
+        journal.note(&record, &Action::Die { code: kept.ended.as_ref().map_or(KILLED, |ended| ended.code) });
         Ok(kept)
     }
 }
@@ -187,30 +188,14 @@ fn code_of(error: &anyhow::Error) -> u8 {
 /// Watches it to its end.
 async fn ended(watched: Watched) -> Result<Ended> {
     let book = Arc::clone(&watched.book);
-    let init = Arc::clone(&watched.init);
     let (sandbox, plan) = (Arc::clone(&watched.sandbox), watched.plan.clone());
-    let kept = locked(&book).record.kept.clone();
-    let limit = kept.and_then(|kept| kept.time_limit);
-    let time_is_over = async {
-        match limit {
-            Some(limit) => sleep(limit).await,
-            None => std::future::pending().await,
-        }
-        // One that has ended meanwhile is what is wanted.
-        let _ = init.kill(libc::SIGKILL as u32, Reach::Process).await;
-        std::future::pending::<Infallible>().await
-    };
-    let began = Instant::now();
-    let exit: Exit = tokio::select! {
-        exit = watched.watch(|| None) => exit?,
-        never = time_is_over => match never {},
-    };
-    let lived = began.elapsed();
+    let outside = signals::listen().context("listen to signals")?;
+    let Watch { exit, spent } = watched.watch(outside, || None, LastWords::Bounded).await?;
     // Its guest writes what it has to the disk. Of a machine that has ended there is nothing to be had.
     let _ = timeout(UNMOUNT_LIMIT, sandbox.delete(&plan)).await;
-    let cause = match limit {
-        Some(limit) if lived >= limit => Some(format!("its time of {} s was over", limit.as_secs())),
-        _ => exit.cause.as_ref().map(ToString::to_string),
+    let cause = match spent {
+        Some(spent) => Some(spent.to_string()),
+        None => exit.cause.as_ref().map(ToString::to_string),
     };
     Ok(Ended {
         code: exit.status.shell_code(),

@@ -6,12 +6,10 @@ use anyhow::{Context, Result};
 use indicatif::HumanDuration;
 use serde_json::{Map, Value, json};
 
-use super::verbs::KILLED;
 use crate::{
     args::Global,
-    container::{Ended, Kept, Record, Records, Status},
+    container::{Ended, KILLED, Kept, OfRun, Record, Status, of_run},
     output::{self, Format},
-    paths,
 };
 
 /// As many digits of an id as Docker shows.
@@ -30,12 +28,11 @@ pub(crate) struct Wanted<'a> {
 }
 
 pub(crate) fn list(wanted: &Wanted<'_>, global: &Global) -> Result<u8> {
-    let mut records = Records::kept(&paths::store(global)?).all()?;
-    records.retain(|record| wanted.all || record.status != Status::Stopped);
-    records.sort_by(|one, other| other.created.cmp(&one.created));
+    let mut all = of_run(global)?;
+    all.retain(|listed| wanted.all || listed.record.status != Status::Stopped);
+    all.sort_by(|one, other| other.record.created.cmp(&one.record.created));
     let mut rows = Vec::new();
-    for record in &records {
-        let Some(kept) = &record.kept else { continue };
+    for OfRun { record, kept, .. } in &all {
         if fits(record, kept, wanted.filters)? {
             rows.push(row(record, kept, wanted.whole));
         }
@@ -148,11 +145,12 @@ pub(super) fn document(record: &Record, kept: &Kept) -> Value {
             "StartedAt": kept.started,
             "FinishedAt": ended.map(|ended| ended.at.clone()),
         },
-        "Image": kept.image_id.to_string(),
+        "Image": kept.image_id.as_ref().map(ToString::to_string),
         "RestartCount": kept.restarts,
         "Config": {
             "Image": kept.image,
             "Tty": kept.tty,
+            "OpenStdin": kept.interactive,
             "Cmd": kept.command,
             "Labels": labels,
             "StopSignal": kept.stop_signal,

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use super::args::Stats as Asked;
 use crate::{
     args::Global,
-    container::{Answer, Client, Record, Records, Request, Status, find},
-    output, paths,
+    container::{Answer, Client, OfRun, Request, Status, find, of_run},
+    output,
 };
 
 /// From one measurement to the next: less says little of a processor.
@@ -24,11 +24,10 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
 pub(super) fn stats(asked: &Asked, global: &Global) -> Result<u8> {
-    let records = Records::kept(&paths::store(global)?);
-    let mut before = measure(asked, &records)?;
+    let mut before = measure(asked, global)?;
     loop {
         sleep(INTERVAL);
-        let now = measure(asked, &records)?;
+        let now = measure(asked, global)?;
         if !asked.no_stream && io::stdout().is_terminal() {
             write!(io::stdout(), "{CLEAR}").context("write to standard output")?;
         }
@@ -59,9 +58,9 @@ struct Measured {
 }
 
 /// Those that are named, or all that run. One that ends meanwhile is passed over.
-fn measure(asked: &Asked, records: &Records) -> Result<Vec<Measured>> {
-    let all = records.all()?;
-    let wanted: Vec<&Record> = match asked.names.is_empty() {
+fn measure(asked: &Asked, global: &Global) -> Result<Vec<Measured>> {
+    let all = of_run(global)?;
+    let wanted: Vec<&OfRun> = match asked.names.is_empty() {
         true => all.iter().collect(),
         false => {
             let named = asked
@@ -71,17 +70,16 @@ fn measure(asked: &Asked, records: &Records) -> Result<Vec<Measured>> {
             named.collect::<Result<_>>()?
         }
     };
-    let running = wanted.into_iter().filter(|record| record.status != Status::Stopped);
-    Ok(running.filter_map(|record| measured(record, records).ok()).collect())
+    let running = wanted.into_iter().filter(|listed| listed.record.status != Status::Stopped);
+    Ok(running.filter_map(|listed| measured(listed).ok()).collect())
 }
 
-fn measured(record: &Record, records: &Records) -> Result<Measured> {
-    let place = records.find(&record.id.parse()?)?;
-    let Answer::Stats(stats) = Client::connect(&place)?.ask(&Request::Stats)?.0 else {
+fn measured(listed: &OfRun) -> Result<Measured> {
+    let Answer::Stats(stats) = Client::connect(&listed.located.place()?)?.ask(&Request::Stats)?.0 else {
         anyhow::bail!("the monitor did not say what the container uses");
     };
-    let name = record.kept.as_ref().map_or_else(|| record.id.clone(), |kept| kept.name.clone());
-    Ok(Measured { id: record.id.clone(), name, at: Instant::now(), stats: *stats })
+    let (id, name) = (listed.record.id.clone(), listed.kept.name.clone());
+    Ok(Measured { id, name, at: Instant::now(), stats: *stats })
 }
 
 impl Measured {

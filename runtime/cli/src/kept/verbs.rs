@@ -4,12 +4,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::{args::Rename, find, make};
+use super::{args::Rename, make};
 use crate::{
     args::Global,
-    container::{self, Client, GONE_LIMIT, Located, Place, Request, Status},
-    output,
+    container::{
+        Action, Answer, Book, Client, GONE_LIMIT, Journal, KILLED, Located, OfRun, Place, Request, Status,
+        is_free, locate_of_run,
+    },
+    output, paths,
 };
+
+/// Before a container's end is looked for again.
+const BETWEEN: Duration = Duration::from_millis(100);
 
 /// Of one that runs already there is nothing to do, as with docker.
 pub(crate) fn start(located: &Located, global: &Global) -> Result<()> {
@@ -20,12 +26,11 @@ pub(crate) fn start(located: &Located, global: &Global) -> Result<()> {
 }
 
 pub(super) fn stop(name: &str, time_s: Option<u64>, global: &Global) -> Result<()> {
-    let place = find(name, global)?.place()?;
-    let record = place.read()?;
+    let OfRun { located, record, kept } = locate_of_run(global, name)?;
     if record.status == Status::Stopped {
         return Ok(());
     }
-    let kept = record.kept.as_ref().context("the record is not that of a kept container")?;
+    let place = located.place()?;
     let limit = time_s.map_or(kept.stop_timeout, Duration::from_secs);
     let asked = Client::connect(&place).and_then(|monitor| {
         // A container that stands still hears nothing.
@@ -47,61 +52,67 @@ pub(super) fn stop(name: &str, time_s: Option<u64>, global: &Global) -> Result<(
     }
 }
 
-pub(super) fn remove(name: &str, force: bool, global: &Global) -> Result<()> {
-    let place = match find(name, global) {
+pub(crate) fn remove(name: &str, force: bool, global: &Global) -> Result<()> {
+    let listed = match locate_of_run(global, name) {
         Err(_) if force => return Ok(()),
-        found => found?.place()?,
+        found => found?,
     };
-    let record = place.read()?;
+    let record = &listed.record;
     if record.status != Status::Stopped {
         if !force {
             bail!("container {name} is {}: stop it first, or use --force", record.status.name());
         }
         record.end()?;
     }
-    take_away(&place)
+    take_away(&listed.located.place()?, &Journal::of(&paths::store(global)?))
 }
 
 /// One that removes itself may have done so.
-fn take_away(place: &Place) -> Result<()> {
+pub(super) fn take_away(place: &Place, journal: &Journal) -> Result<()> {
     match place.remove() {
-        Err(_) if !place.path().exists() => Ok(()),
-        removed => removed.map(drop),
+        Ok(Some(record)) => journal.note(&record, &Action::Destroy),
+        Err(error) if place.path().exists() => return Err(error),
+        _ => {}
     }
+    Ok(())
 }
 
 pub(super) fn wait(name: &str, global: &Global) -> Result<()> {
-    let place = find(name, global)?.place()?;
-    let mut record = place.read()?;
-    while record.status != Status::Stopped {
-        record.monitor.ends_within(Duration::from_secs(3600)).context("wait for the container's end")?;
-        record = match place.read() {
-            Ok(record) => record,
-            // It has removed itself, and its code with it.
-            Err(_) => return output::lines(["0".to_owned()]),
-        };
-    }
-    let code = record.kept.and_then(|kept| kept.ended).map_or(KILLED, |ended| ended.code);
+    let code = code(&locate_of_run(global, name)?)?;
     output::lines([code.to_string()])
 }
 
-/// One whose monitor was killed could not note its end.
-pub(super) const KILLED: u8 = 128 + 9;
+/// Its exit code, when it has ended for good: its monitor says it, and then its record.
+pub(super) fn code(listed: &OfRun) -> Result<u8> {
+    let place = listed.located.place()?;
+    let mut told = None;
+    // One that has removed itself has no record any more.
+    while let Ok(record) = place.read() {
+        if record.status == Status::Stopped {
+            told = record.kept.and_then(|kept| kept.ended).map(|ended| ended.code).or(told);
+            break;
+        }
+        let exit = Client::connect(&place).and_then(|monitor| monitor.ask(&Request::Wait));
+        if let Ok((Answer::Exited(code), _)) = exit {
+            told = Some(code);
+        }
+        // It is about to note its end, or to start again.
+        record.monitor.ends_within(BETWEEN).context("wait for the container's end")?;
+    }
+    Ok(told.unwrap_or(KILLED))
+}
 
 pub(super) fn rename(rename: &Rename, global: &Global) -> Result<u8> {
-    let located = find(&rename.name, global)?;
-    let _alone = located.records.lock()?;
-    if let Some(other) = container::find(&located.records.all()?, rename.new.as_str())? {
-        bail!("the name {} is in use by the container {}", rename.new, other.id);
+    let listed = locate_of_run(global, &rename.name)?;
+    let _alone = listed.located.records.lock()?;
+    is_free(global, rename.new.as_str())?;
+    let (place, name) = (listed.located.place()?, rename.new.to_string());
+    if listed.record.status != Status::Stopped {
+        // Its monitor keeps its record.
+        Client::connect(&place)?.ask(&Request::Rename { name })?;
+        return Ok(0);
     }
-    let place = located.place()?;
-    let mut record = place.read()?;
-    if record.status != Status::Stopped {
-        bail!("container {} is {}: its monitor keeps its record", rename.name, record.status.name());
-    }
-    if let Some(kept) = &mut record.kept {
-        kept.name = rename.new.to_string();
-    }
-    place.write(&record)?;
+    let journal = Some(Journal::of(&paths::store(global)?));
+    Book { record: place.read()?, place, asked: None, journal }.rename(&name)?;
     Ok(0)
 }

@@ -2,24 +2,24 @@
 
 use anyhow::Result;
 
-use super::{args::Why, find};
+use super::args::Why;
 use crate::{
     args::Global,
-    container::{Ended, Record, Status},
+    container::{Ended, OfRun, Status, locate_of_run},
     output,
 };
 
 pub(super) fn why(why: &Why, global: &Global) -> Result<u8> {
-    let record = find(&why.name, global)?.place()?.read()?;
-    output::lines([sentence(&why.name, &record)])?;
+    output::lines([sentence(&why.name, &locate_of_run(global, &why.name)?)])?;
     Ok(0)
 }
 
-fn sentence(name: &str, record: &Record) -> String {
-    if record.status != Status::Stopped {
-        return format!("{name} is {}: it has not ended", record.status.name());
+fn sentence(name: &str, listed: &OfRun) -> String {
+    let status = listed.record.status;
+    if status != Status::Stopped {
+        return format!("{name} is {}: it has not ended", status.name());
     }
-    let Some(ended) = record.kept.as_ref().and_then(|kept| kept.ended.as_ref()) else {
+    let Some(ended) = &listed.kept.ended else {
         return format!("{name} ended because its monitor was killed");
     };
     format!("{name} ended at {} because {}", ended.at, cause(ended))

@@ -1,11 +1,14 @@
 //! runc's verbs and options, as far as engines use them.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::SystemTime};
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use securectr_sandbox::SandboxId;
 
-use crate::{output, signals};
+use crate::{
+    args::{cpu_count, swap_size},
+    kept, output, signals,
+};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Options {
@@ -30,7 +33,7 @@ pub(crate) enum Verb {
     #[command(hide = true)]
     Monitor(Monitor),
     /// Start containers that were created, or that have ended
-    Start(Several),
+    Start(Start),
     /// Send a signal to containers
     Kill(Kill),
     /// Stop all processes of containers where they are
@@ -40,8 +43,8 @@ pub(crate) enum Verb {
     Resume(Several),
     /// Change the limits of a container
     Update(Box<Update>),
-    /// Print what a container uses, as JSON, again and again
-    Events(Events),
+    /// Tell what happens to containers; of one by its name, print what it uses, as JSON, again and again
+    Events(Box<Events>),
     /// Remove a container that has ended
     Delete(Delete),
     /// Print a container's state as JSON
@@ -63,6 +66,18 @@ pub(crate) struct Several {
     /// Names or ids
     #[arg(required = true, value_name = "CONTAINER")]
     pub names: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Start {
+    /// Show what it writes, and end with its exit code
+    #[arg(short, long)]
+    pub attach: bool,
+    /// Join this terminal to it
+    #[arg(short, long)]
+    pub interactive: bool,
+    #[command(flatten)]
+    pub several: Several,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -124,15 +139,18 @@ pub(crate) struct Update {
     /// The limits as a JSON object of the runtime spec, in a file; - is standard input
     #[arg(short, long, value_name = "FILE")]
     pub resources: Option<PathBuf>,
-    /// Memory limit in bytes; -1 is none
-    #[arg(long, value_name = "BYTES", allow_negative_numbers = true)]
+    /// Memory limit, in bytes or with k, m or g behind the number; -1 is none
+    #[arg(short, long, value_name = "SIZE", value_parser = swap_size, allow_negative_numbers = true)]
     pub memory: Option<i64>,
-    /// Memory that is not taken away, in bytes
-    #[arg(long, value_name = "BYTES", allow_negative_numbers = true)]
+    /// Memory that is not taken away
+    #[arg(long, value_name = "SIZE", value_parser = swap_size, allow_negative_numbers = true)]
     pub memory_reservation: Option<i64>,
-    /// Memory and swap together, in bytes; -1 is no limit
-    #[arg(long, value_name = "BYTES", allow_negative_numbers = true)]
+    /// Memory and swap together; -1 is no limit
+    #[arg(long, value_name = "SIZE", value_parser = swap_size, allow_negative_numbers = true)]
     pub memory_swap: Option<i64>,
+    /// CPU limit, in CPUs; fractions are fine
+    #[arg(long, value_name = "NUMBER", value_parser = cpu_count, conflicts_with_all = ["cpu_quota", "cpu_period"])]
+    pub cpus: Option<f64>,
     /// CPU time in each period, in microseconds; -1 is no limit
     #[arg(long, value_name = "MICROSECONDS", allow_negative_numbers = true)]
     pub cpu_quota: Option<i64>,
@@ -140,7 +158,7 @@ pub(crate) struct Update {
     #[arg(long, value_name = "MICROSECONDS")]
     pub cpu_period: Option<u64>,
     /// Share of the CPU beside other containers
-    #[arg(long, value_name = "SHARES")]
+    #[arg(long, visible_alias = "cpu-shares", value_name = "SHARES")]
     pub cpu_share: Option<u64>,
     /// CPUs that may be used
     #[arg(long, value_name = "LIST")]
@@ -148,22 +166,34 @@ pub(crate) struct Update {
     /// Number of processes; -1 is no limit
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub pids_limit: Option<i64>,
-    /// A name or id
-    #[arg(value_name = "CONTAINER")]
-    pub name: String,
+    /// Names or ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub names: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Events {
     /// Once, and no more
-    #[arg(long)]
+    #[arg(long, requires = "name")]
     pub stats: bool,
-    /// Seconds from one time to the next
+    /// From one time to the next
     #[arg(long, default_value = "5s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub interval: std::time::Duration,
+    /// Only what has happened since then, as in 2026-01-31T12:00:00Z or 10m
+    #[arg(long, value_name = "TIME", value_parser = kept::moment, conflicts_with = "name")]
+    pub since: Option<SystemTime>,
+    /// Only what happens before then
+    #[arg(long, value_name = "TIME", value_parser = kept::moment, conflicts_with = "name")]
+    pub until: Option<SystemTime>,
+    /// Only some: event=, container=, image= or label=
+    #[arg(short, long, value_name = "KEY=VALUE", conflicts_with = "name")]
+    pub filter: Vec<String>,
+    /// json, or a template as in '{{.Action}} {{.Actor.Attributes.name}}'
+    #[arg(long, value_name = "FORMAT", conflicts_with = "name")]
+    pub format: Option<output::Format>,
     /// A name or id
     #[arg(value_name = "CONTAINER")]
-    pub name: String,
+    pub name: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -1,27 +1,20 @@
 //! `exec`: one more process in a container. This process is its stand-in here: it carries the streams, takes signals for it, and ends
 //! as it ends.
 
-use std::{
-    fs,
-    io::stdin,
-    os::{fd::OwnedFd, unix::net::UnixStream},
-    thread,
-};
+use std::{fs, io::stdin};
 
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{Process, User};
 use rustix::process::setsid;
-use securectr_sandbox::{Config, Streams};
-use tokio::sync::{mpsc, oneshot};
+use securectr_sandbox::Config;
 
 use super::{args::Exec, console::Console, create::write_pid, monitor};
 use crate::{
     args::Global,
     container::{
-        Answer, Client, Located, Record, Request, Status, Wanted, again, inherited, let_go_of_streams,
-        report, spawn_and_hear,
+        Answer, Client, Companion, Left, Located, Record, Request, Status, Wanted, Whose, again, inherited,
+        let_go_of_streams, report, spawn_and_hear, streams,
     },
-    signals::{self, Outside},
     streams::Output,
     terminal::{self, RawMode},
 };
@@ -91,9 +84,6 @@ fn detach(exec: &Exec, located: &Located, global: &Global) -> Result<u8> {
     Ok(0)
 }
 
-/// As a shell tells SIGKILL.
-const KILLED: u8 = 128 + 9;
-
 /// How a process began.
 enum Begun {
     Running(Running),
@@ -108,8 +98,23 @@ struct Running {
     client: Client,
     output: Output,
     console: Option<Console>,
-    _raw: Option<RawMode>,
-    is_on_our_terminal: bool,
+    raw: Option<RawMode>,
+}
+
+impl Running {
+    async fn wait(self) -> Result<u8> {
+        let Self { client, output, console, raw } = self;
+        let size = || match &console {
+            Some(console) => console.size(),
+            None => raw.as_ref().and_then(|_| terminal::size()),
+        };
+        let companion =
+            Companion { client, whose: Whose::Added, output, size, passes_signals: true, detached: None };
+        match companion.accompany().await? {
+            Left::Ended(code) => Ok(code),
+            Left::Detached => Ok(0),
+        }
+    }
 }
 
 fn begin(exec: &Exec, located: &Located) -> Result<Begun> {
@@ -133,23 +138,14 @@ fn begin(exec: &Exec, located: &Located) -> Result<Begun> {
     let raw = is_on_our_terminal.then(RawMode::enter).transpose().context("set up the terminal")?;
     let size = if is_on_our_terminal { terminal::size() } else { None };
     if let Some((columns, rows)) = size {
-        client.ask(&Request::ResizeExec { columns, rows })?;
+        client.ask(&Whose::Added.resize((columns, rows)))?;
     }
     match client.ask(&Request::StartExec)?.0 {
         Answer::NotExecuted { words, code } => {
             Ok(Begun::NotExecuted { words, code: record.kept.map(|_| code) })
         }
-        _ => Ok(Begun::Running(Running { client, output, console, _raw: raw, is_on_our_terminal })),
+        _ => Ok(Begun::Running(Running { client, output, console, raw })),
     }
-}
-
-fn streams(fds: Vec<OwnedFd>, wanted: Wanted) -> Result<Streams> {
-    let mut fds = fds.into_iter().map(UnixStream::from);
-    let mut take = |wanted: bool| match wanted {
-        false => Ok(None),
-        true => fds.next().map(Some).context("the monitor sent fewer streams than were asked for"),
-    };
-    Ok(Streams { stdin: take(wanted.stdin)?, stdout: take(wanted.stdout)?, stderr: take(wanted.stderr)? })
 }
 
 /// From a file, or the container's own with what was asked for changed.
@@ -191,61 +187,4 @@ fn parse_user(text: &str) -> Result<User> {
     let mut user = User::default();
     user.set_uid(number(uid)?).set_gid(number(gid)?);
     Ok(user)
-}
-
-impl Running {
-    /// Until its end, whose code is answered.
-    async fn wait(self) -> Result<u8> {
-        let mut outside = signals::listen().context("listen to signals")?;
-        let mut exited = self.hear_exit()?;
-        let code = loop {
-            tokio::select! {
-                exited = &mut exited => break exited.context("hear the container's monitor")?,
-                Some(event) = outside.recv() => self.pass_on(event),
-            }
-        };
-        self.finish(&mut outside).await;
-        Ok(code)
-    }
-
-    /// In a thread, since answers to signals may come before it.
-    fn hear_exit(&self) -> Result<oneshot::Receiver<u8>> {
-        let (said, heard) = oneshot::channel();
-        let client = self.client.try_clone()?;
-        client.tell(&Request::WaitExec)?;
-        thread::Builder::new().name("exit".into()).spawn(move || {
-            let code = loop {
-                match client.hear() {
-                    Ok((Answer::Exited(code), _)) => break code,
-                    Ok(_) => {}
-                    // The monitor ends with its container, and all processes with both.
-                    Err(_) => break KILLED,
-                }
-            };
-            let _ = said.send(code);
-        })?;
-        Ok(heard)
-    }
-
-    fn pass_on(&self, event: Outside) {
-        let request = match event {
-            Outside::Signal(number) => Some(Request::KillExec { signal: number.unsigned_abs() }),
-            Outside::Resized => {
-                let ours = if self.is_on_our_terminal { terminal::size() } else { None };
-                let size = self.console.as_ref().and_then(Console::size).or(ours);
-                size.map(|(columns, rows)| Request::ResizeExec { columns, rows })
-            }
-        };
-        if let Some(request) = request {
-            // A monitor that is gone is told by the exit.
-            let _ = self.client.tell(&request);
-        }
-    }
-
-    async fn finish(self, outside: &mut mpsc::Receiver<Outside>) {
-        tokio::select! {
-            () = self.output.written() => {}
-            _ = outside.recv() => {}
-        }
-    }
 }

@@ -15,16 +15,16 @@ use securectr_sandbox::{
     Process, ProcessName, RootSource, Sandbox, Scope, Settings, StateRoot, Streams, StreamsWanted, Writable,
     container, find_program, network_source, run_all, run_before_create,
 };
-use tokio::net::UnixListener;
 
 use super::{args::Monitor, console::Console};
 use crate::{
     args::Global,
     container::{
-        Book, Incarnation, Record, Records, Status, Watched, hook_state, inherited, let_go_of_streams, report,
+        Book, Budget, Incarnation, Joined, LastWords, Record, Records, Status, Watch, Watched, hook_state,
+        inherited, let_go_of_streams, report,
     },
     report::Report,
-    run,
+    run, signals,
     streams::{self, Ends, Output},
     timeline::Timeline,
 };
@@ -72,7 +72,7 @@ async fn make(args: &Monitor, records: &Records, global: &Global) -> Result<Made
     }
     let spec = config.spec;
     let record = first_record(args, &bundle, &spec)?;
-    let mut book = Book { record, place, asked: None };
+    let mut book = Book { record, place, asked: None, journal: None };
     book.turn(Status::Creating)?;
     if let Some(cgroup) = &book.record.cgroup {
         cgroup.enter()?;
@@ -123,14 +123,12 @@ impl Begun {
         let wanted = StreamsWanted { stdin: true, stdout: true, stderr: !terminal };
         let streams = sandbox.create(&plan, wanted).await?;
         let init = Process::watch(Arc::clone(&sandbox), ProcessName::init(&plan.id));
-        let output = join(streams, console.as_ref())?;
-        let listener = book
-            .place
-            .with_socket(|path| UnixListener::bind(path))
-            .context("listen on the monitor's socket")?;
+        let budget = Budget::default();
+        let joined = Joined::new(streams, ends(console.as_ref())?, &budget, &Timeline::begin())?;
+        let listener = book.place.listen()?;
         book.turn(Status::Created)?;
         let book = Arc::new(Mutex::new(book));
-        let watched = Watched { sandbox, plan, init, output, listener, poststart, book };
+        let watched = Watched { sandbox, plan, init, joined, listener, poststart, book, budget };
         Ok(Made { watched, console, _anchor: anchor })
     }
 }
@@ -172,21 +170,29 @@ fn plan(args: &Monitor, record: &Record, spec: Spec) -> Result<ContainerPlan> {
 
 /// To a terminal of ours, or to our standard streams.
 pub(super) fn join(streams: Streams, console: Option<&Console>) -> Result<Output> {
+    streams::join(streams, ends(console)?, &Timeline::begin()).context("join the container's streams")
+}
+
+fn ends(console: Option<&Console>) -> Result<Ends> {
     let ends = match console {
         None => Ends::standard(),
-        Some(console) => {
-            console.clones().map(|(stdin, stdout)| Ends { stdin, stderr: None, stdout: Box::new(stdout) })
-        }
+        Some(console) => console.clones().map(|(stdin, stdout)| Ends {
+            stdin: Box::new(stdin),
+            lasts: false,
+            stderr: None,
+            stdout: Box::new(stdout),
+        }),
     };
-    let joined = ends.and_then(|ends| streams::join(streams, ends, &Timeline::begin()));
-    joined.context("join the container's streams")
+    ends.context("join the container's streams")
 }
 
 impl Made {
     /// Until its end, whose code is answered.
     async fn watch(self) -> Result<u8> {
         let id = self.watched.plan.id.clone();
-        let exit = self.watched.watch(|| self.console.as_ref().and_then(Console::size)).await?;
+        let size = || self.console.as_ref().and_then(Console::size);
+        let outside = signals::listen().context("listen to signals")?;
+        let Watch { exit, .. } = self.watched.watch(outside, size, LastWords::Bounded).await?;
         if let Some(cause) = &exit.cause {
             eprintln!("securectr: the machine of {id} ended: {cause}");
         }

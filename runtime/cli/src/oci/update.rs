@@ -4,15 +4,20 @@ use std::{fs, io::stdin};
 
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
+use securectr_sandbox::Config;
+use serde_json::Value;
 
-use super::args::Update;
-use crate::container::{Client, Located, Request, Status};
+use super::{args::Update, verbs};
+use crate::{
+    args::Global,
+    bundle::CPU_PERIOD_US,
+    container::{Action, Client, Journal, Located, Place, Request, Status},
+    kept, paths,
+    report::Report,
+};
 
-pub(super) fn update(update: &Update, located: &Located) -> Result<u8> {
-    let place = located.place()?;
-    if place.read()?.status == Status::Stopped {
-        bail!("container not running");
-    }
+/// A container that stays has them from its next start on, too.
+pub(super) fn update(update: &Update, global: &Global, report: &Report) -> Result<u8> {
     let limits = match &update.resources {
         Some(path) => {
             let json = match path.to_str() {
@@ -22,19 +27,61 @@ pub(super) fn update(update: &Update, located: &Located) -> Result<u8> {
             let json = json.with_context(|| format!("read {}", path.display()))?;
             serde_json::from_str(&json).with_context(|| format!("understand {}", path.display()))?
         }
-        None => limits(update),
+        None => limits(update)?,
     };
-    Client::connect(&place)?.ask(&Request::Update(Box::new(limits)))?;
-    Ok(0)
+    verbs::of_each(&update.names, global, report, |located, is_kept| {
+        update_one(located, &limits, is_kept, global)
+    })
+}
+
+fn update_one(located: &Located, limits: &LinuxResources, is_kept: bool, global: &Global) -> Result<()> {
+    let place = located.place()?;
+    let record = place.read()?;
+    if record.status != Status::Stopped {
+        Client::connect(&place)?.ask(&Request::Update(Box::new(limits.clone())))?;
+    } else if !is_kept {
+        bail!("container not running");
+    }
+    if is_kept {
+        keep(&place, limits)?;
+        Journal::of(&paths::store(global)?).note(&record, &Action::Update);
+    }
+    Ok(())
+}
+
+/// Changes what its next start reads, of which nothing is lost when this one is cut short.
+fn keep(place: &Place, limits: &LinuxResources) -> Result<()> {
+    let mut spec = Config::read(place.path())?.spec;
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    let before = serde_json::to_value(linux.resources().clone().unwrap_or_default())?;
+    linux.set_resources(Some(serde_json::from_value(merged(before, serde_json::to_value(limits)?))?));
+    spec.set_linux(Some(linux));
+    kept::write_spec(place, &spec)
+}
+
+/// What the change says goes before, at each depth.
+fn merged(before: Value, change: Value) -> Value {
+    match (before, change) {
+        (Value::Object(mut before), Value::Object(change)) => {
+            for (name, change) in change {
+                let old = before.remove(&name).unwrap_or_default();
+                before.insert(name, merged(old, change));
+            }
+            Value::Object(before)
+        }
+        (before, Value::Null) => before,
+        (_, change) => change,
+    }
 }
 
 /// What was not typed stays.
-fn limits(update: &Update) -> LinuxResources {
+fn limits(update: &Update) -> Result<LinuxResources> {
     let mut memory = LinuxMemory::default();
     memory.set_limit(update.memory).set_reservation(update.memory_reservation).set_swap(update.memory_swap);
     let mut cpu = LinuxCpu::default();
-    cpu.set_quota(update.cpu_quota)
-        .set_period(update.cpu_period)
+    let quota = update.cpus.map(|cpus| (cpus * CPU_PERIOD_US as f64).round() as i64);
+    cpu.set_quota(quota.or(update.cpu_quota))
+        .set_period(quota.map(|_| CPU_PERIOD_US).or(update.cpu_period))
         .set_shares(update.cpu_share)
         .set_cpus(update.cpuset_cpus.clone());
     let pids = update.pids_limit.map(|limit| {
@@ -43,6 +90,27 @@ fn limits(update: &Update) -> LinuxResources {
         pids
     });
     let mut limits = LinuxResources::default();
-    limits.set_memory(Some(memory)).set_cpu(Some(cpu)).set_pids(pids);
     limits
+        .set_memory(Some(memory).filter(|memory| *memory != LinuxMemory::default()))
+        .set_cpu(Some(cpu).filter(|cpu| *cpu != LinuxCpu::default()))
+        .set_pids(pids);
+    if limits == LinuxResources::default() {
+        bail!("nothing to change: see securectr update --help");
+    }
+    Ok(limits)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_changed_stays() {
+        let before = json!({"memory": {"limit": 1, "swap": 2}, "pids": {"limit": 3}});
+        let change = json!({"memory": {"limit": 9, "swap": null}, "cpu": {"quota": 5}});
+        let after = json!({"memory": {"limit": 9, "swap": 2}, "pids": {"limit": 3}, "cpu": {"quota": 5}});
+        assert_eq!(merged(before, change), after);
+    }
 }

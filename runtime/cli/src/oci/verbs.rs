@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 
 use super::{
-    args::{Delete, Kill, Several},
+    args::{Delete, Kill},
     monitor,
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
 
 /// Does it to each container, and says the names of those that stay; an engine, which names one, hears nothing.
 pub(super) fn of_each(
-    several: &Several,
+    names: &[String],
     global: &Global,
     report: &Report,
     act: impl Fn(&Located, bool) -> Result<()>,
@@ -26,13 +26,13 @@ pub(super) fn of_each(
         let is_kept = located.place()?.read()?.kept.is_some();
         act(&located, is_kept).map(|()| is_kept)
     };
-    if let [only] = several.names.as_slice() {
+    if let [only] = names {
         if act_on(only)? {
             output::lines([only.clone()])?;
         }
         return Ok(0);
     }
-    kept::each(&several.names, report, |name| act_on(name).map(drop))
+    kept::each(names, report, |name| act_on(name).map(drop))
 }
 
 pub(super) fn start(located: &Located) -> Result<()> {
@@ -57,7 +57,7 @@ pub(super) fn kill(kill: &Kill, global: &Global, report: &Report) -> Result<u8> 
         }
         (signal, names) => (names.to_vec(), signal),
     };
-    of_each(&Several { names }, global, report, |located, is_kept| {
+    of_each(&names, global, report, |located, is_kept| {
         let default = if is_kept { libc::SIGKILL } else { libc::SIGTERM };
         kill_one(located, signal.unwrap_or(default.unsigned_abs()), kill.all)
     })

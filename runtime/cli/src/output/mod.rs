@@ -79,6 +79,14 @@ pub(crate) fn documents(format: Option<&Format>, documents: Vec<Value>) -> Resul
     }
 }
 
+/// Writes one document, in one line.
+pub(crate) fn document(format: &Format, document: Value) -> Result<()> {
+    match format {
+        Format::Template(template) => lines(template.render_all(&[document])?),
+        Format::Json | Format::Table => lines([document.to_string()]),
+    }
+}
+
 pub(crate) fn lines(lines: impl IntoIterator<Item = String>) -> Result<()> {
     let mut stdout = io::stdout().lock();
     for line in lines {

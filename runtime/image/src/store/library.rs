@@ -114,17 +114,21 @@ impl Store {
         Ok(removed)
     }
 
-    /// Takes away images without a name, all that `is_unused` says so of, and what was kept of archives and
-    /// of pulls that did not come to their end.
+    /// Takes away images without a name, all that `is_going` says so of, and what was kept of archives and
+    /// of pulls that did not come to their end. What `is_used` says so of stays, by its id.
     ///
     /// # Errors
     /// [`Error::Store`]
-    pub fn prune(&self, is_unused: impl Fn(&Listed) -> bool) -> Result<Removed, Error> {
+    pub fn prune(
+        &self,
+        is_going: impl Fn(&Listed) -> bool,
+        is_used: impl Fn(&Digest) -> bool,
+    ) -> Result<Removed, Error> {
         // First, for the rest needs some room on the disk.
         self.sweep_pulls(true).map_err(|source| self.error(source))?;
-        let mut removed = self.take_away(|one| one.name.is_none() || is_unused(one))?;
+        let mut removed = self.take_away(|one| !is_used(&one.id) && (one.name.is_none() || is_going(one)))?;
         let kept: BTreeSet<_> = self.list()?.into_iter().map(|one| one.id).collect();
-        removed.freed_bytes += self.forget(|id| !kept.contains(id))?;
+        removed.freed_bytes += self.forget(|id| !kept.contains(id) && !is_used(id))?;
         Ok(removed)
     }
 

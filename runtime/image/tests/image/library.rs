@@ -106,7 +106,7 @@ fn a_name_that_becomes_anothers_leaves_its_image_without() {
     store.tag(&first, &name("old")).unwrap();
     assert_eq!(names(&store), ["docker.io/library/app:latest", "docker.io/library/old:latest"]);
     store.tag(&second, &name("old")).unwrap();
-    let removed = store.prune(|_| false).unwrap();
+    let removed = store.prune(|_| false, |_| false).unwrap();
     assert_eq!(removed.deleted, [first.id]);
     assert!(removed.freed_bytes > 0);
 }
@@ -172,7 +172,7 @@ fn a_blob_that_is_not_its_digests_is_refused_and_leaves_nothing() {
     let refused = place.store().add(&addition, &mut |_| {}).unwrap_err();
     assert!(chain(&refused).contains("has another digest"), "{}", chain(&refused));
     assert_eq!(names(&place.store()), Vec::<String>::new());
-    place.store().prune(|_| false).unwrap();
+    place.store().prune(|_| false, |_| false).unwrap();
     assert_eq!(files(&place), BTreeSet::new());
 }
 
