@@ -162,11 +162,11 @@ fn equip() -> Result<(UnixStream, Vec<OwnedFd>, OwnedFd), FilesError> {
         let _ = setsockopt(socket, sockopt::SndBufForce, &SOCKET_BUFFER_LEN)
             .or_else(|_| setsockopt(socket, sockopt::SndBuf, &SOCKET_BUFFER_LEN));
     }
-    let null = || File::options().read(true).write(true).open("/dev/null");
-    let stdin = null().map_err(descriptor("standard streams"))?;
-    let stdout = null().map_err(descriptor("standard streams"))?;
-    let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(descriptor("standard streams"))?;
-    Ok((control, vec![stdin.into(), stdout.into(), stderr, theirs.into(), requests], client))
+    // Who reads our standard error to its end would wait for the container's. What is to be said is said by the control socket.
+    let null = File::options().read(true).write(true).open("/dev/null");
+    let null = OwnedFd::from(null.map_err(descriptor("standard streams"))?);
+    let again = || null.try_clone().map_err(descriptor("standard streams"));
+    Ok((control, vec![again()?, again()?, again()?, theirs.into(), requests], client))
 }
 
 fn end_of(failure: Option<String>, exit: ProcessExit) -> FilesEnd {
