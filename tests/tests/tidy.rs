@@ -15,7 +15,7 @@ const MOST_LINES: usize = 400;
 
 /// Which workspace packages a package may use: each is a trust border, see ARCHITECTURE.md.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("securectr", &["securectr-image", "securectr-registry", "securectr-sandbox"]),
+    ("securectr", &["securectr-image", "securectr-registry", "securectr-sandbox", "securectr-sdk"]),
     ("securectr-agent", &["securectr-protocol"]),
     ("securectr-bench", &[]),
     ("securectr-files", &["securectr-jail"]),
@@ -24,9 +24,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("securectr-protocol", &[]),
     ("securectr-registry", &["securectr-jail"]),
     ("securectr-sandbox", &["securectr-files", "securectr-protocol", "securectr-vmm"]),
+    ("securectr-sdk", &[]),
     ("securectr-shim", &["securectr-sandbox"]),
     ("securectr-test-host", &[]),
-    ("securectr-tests", &[]),
+    ("securectr-tests", &["securectr-sdk"]),
     ("securectr-vmm", &["securectr-jail"]),
 ];
 

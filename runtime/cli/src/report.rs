@@ -8,7 +8,8 @@ use crate::args::LogFormat;
 
 #[derive(Debug)]
 pub(crate) struct Report {
-    format: LogFormat,
+    /// None for one that says nothing to standard error.
+    format: Option<LogFormat>,
     /// Written to beside standard error.
     log: Option<File>,
 }
@@ -17,7 +18,12 @@ impl Report {
     /// A log that cannot be opened is done without.
     pub(crate) fn new(format: LogFormat, log: Option<&Path>) -> Self {
         let log = log.and_then(|path| File::options().append(true).create(true).open(path).ok());
-        Self { format, log }
+        Self { format: Some(format), log }
+    }
+
+    /// Says nothing to standard error.
+    pub(crate) fn silent(&self) -> Self {
+        Self { format: None, log: self.log.as_ref().and_then(|log| log.try_clone().ok()) }
     }
 
     /// The one place that prints an error with its chain of causes.
@@ -43,14 +49,16 @@ impl Report {
 
     fn line(&self, level: &str, text: &str) {
         let line = match self.format {
-            LogFormat::Text => format!("securectr: {text}\n"),
-            LogFormat::Json => {
+            Some(LogFormat::Text) | None => format!("securectr: {text}\n"),
+            Some(LogFormat::Json) => {
                 let time = humantime::format_rfc3339(SystemTime::now()).to_string();
                 format!("{}\n", json!({"level": level, "msg": text, "time": time}))
             }
         };
-        // There is nowhere left to say that standard error is gone.
-        let _ = std::io::stderr().write_all(line.as_bytes());
+        if self.format.is_some() {
+            // There is nowhere left to say that standard error is gone.
+            let _ = std::io::stderr().write_all(line.as_bytes());
+        }
         let _ = self.log.as_ref().map(|mut log| log.write_all(line.as_bytes()));
     }
 }

@@ -1,38 +1,34 @@
 //! `securectr run`: a container from its image to its exit code.
 
+mod session;
+
 use std::{
     ffi::OsString,
-    fs::File,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
-    time::SystemTime,
 };
 
 use anyhow::{Context, Result, bail};
-use oci_spec::runtime::Spec;
 use securectr_image::{Digest, Image, ImageConfig, Reference, Store, User};
 use securectr_sandbox::{
-    Disks, End, ExitStatus, Host, Installation, LaunchFailure, Plan, Process, ProcessName, RootSource,
-    Sandbox, SandboxError, SandboxId, Settings, StartError, StateRoot, StreamsWanted, Writable, plan,
-    writable_disk,
+    Disks, End, Host, Installation, LaunchFailure, RootSource, SandboxError, SandboxId, Settings, StateRoot,
+    Writable, plan, writable_disk,
 };
-use tokio::{net::UnixListener, sync::mpsc};
+use securectr_sdk::{Cause, Outcome};
 
 use crate::{
     args::{Global, Run},
     bundle::{self, Source},
-    container::{
-        self, Action, Book, Joined, Journal, Kept, LastWords, Records, Status, Watch, Watched, locked,
-    },
+    container::{self, Journal},
     images, kept, paths,
     progress::Bar,
     report::Report,
-    signals::{self, Outside},
-    streams::Ends,
-    terminal::{self, RawMode},
+    terminal,
     timeline::Timeline,
     volumes::Volumes,
 };
+use session::Session;
 
 /// Memory of a guest without `--memory`, in MiB. It is backed as the guest touches it.
 const DEFAULT_MEMORY_MIB: u32 = 512;
@@ -41,7 +37,38 @@ const DEFAULT_MEMORY_MIB: u32 = 512;
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
+/// To the exit code. With `--outcome`, how it ended is written there as well, and nothing to standard error.
 pub(crate) fn run(run: &Run, global: &Global, report: &Report) -> Result<u8> {
+    let Some(path) = &run.outcome else {
+        let ended = to_its_end(run, global, report).or_else(|error| match of_failure(&error) {
+            // A VMM that was killed is a container that was killed.
+            outcome if outcome.code != crate::OWN_FAILURE => {
+                report.error(&error);
+                Ok(outcome)
+            }
+            _ => Err(error),
+        });
+        return ended.map(|outcome| outcome.code);
+    };
+    let outcome = to_its_end(run, global, &report.silent()).unwrap_or_else(|error| of_failure(&error));
+    let written =
+        serde_json::to_vec(&outcome).map_err(io::Error::from).and_then(|json| fs::write(path, json));
+    written.with_context(|| format!("write {}", path.display()))?;
+    Ok(outcome.code)
+}
+
+fn of_failure(error: &anyhow::Error) -> Outcome {
+    let (code, cause) = match error.downcast_ref() {
+        Some(SandboxError::Ended { end: End::VmmKilled(signal), .. }) => {
+            (code_of_signal(*signal), Cause::Machine)
+        }
+        Some(SandboxError::Ended { .. }) => (crate::OWN_FAILURE, Cause::Machine),
+        _ => (crate::OWN_FAILURE, Cause::Failed),
+    };
+    Outcome { code, cause, message: Some(format!("{error:#}")) }
+}
+
+fn to_its_end(run: &Run, global: &Global, report: &Report) -> Result<Outcome> {
     let timeline = Timeline::begin();
     if run.tty && run.interactive && !terminal::stdin_is_terminal() {
         bail!("give the container a terminal: standard input is not one; leave out -t or -i");
@@ -75,7 +102,7 @@ pub(crate) fn run(run: &Run, global: &Global, report: &Report) -> Result<u8> {
     timeline.stamp("plan");
     if run.dry_run {
         println!("{}", serde_json::to_string_pretty(&plan)?);
-        return Ok(0);
+        return Ok(Outcome { code: 0, cause: Cause::Exit, message: None });
     }
     let host = Host { installation, state, echo_console: global.debug };
     let journal = paths::store(global).ok().map(|store| Journal::of(&store));
@@ -88,24 +115,10 @@ pub(crate) fn run(run: &Run, global: &Global, report: &Report) -> Result<u8> {
     };
     let disks = Disks { image: root.image.take(), writable };
     timeline.stamp("disks");
-    let code = runtime.block_on(session.run(&host, disks));
+    let outcome = runtime.block_on(session.run(&host, disks));
     // The thread that reads our standard input may wait for ever.
     runtime.shutdown_background();
-    code.or_else(|error| match killed_by(&error) {
-        Some(signal) => {
-            report.error(&error);
-            Ok(code_of_signal(signal))
-        }
-        None => Err(error),
-    })
-}
-
-/// A VMM that was killed is a container that was killed.
-fn killed_by(error: &anyhow::Error) -> Option<i32> {
-    match error.downcast_ref() {
-        Some(SandboxError::Ended { end: End::VmmKilled(signal), .. }) => Some(*signal),
-        _ => None,
-    }
+    outcome
 }
 
 /// What a container is made from.
@@ -179,136 +192,11 @@ pub(crate) fn settings(global: &Global) -> Settings {
     Settings { verbose_console: global.debug, ..Settings::with_memory_mib(DEFAULT_MEMORY_MIB) }
 }
 
-/// One container, and who looks at it.
-struct Session<'a> {
-    plan: &'a Plan,
-    run: &'a Run,
-    /// As it was before it became one for a guest: what is executed besides is made from it.
-    spec: Spec,
-    kept: Kept,
-    journal: Option<Journal>,
-    report: &'a Report,
-    timeline: &'a Timeline,
-}
-
-impl Session<'_> {
-    async fn run(&self, host: &Host, disks: Disks) -> Result<u8> {
-        let mut outside = signals::listen().context("listen to signals")?;
-        let sandbox = tokio::select! {
-            sandbox = Sandbox::boot(&self.plan.id, &self.plan.machine, host, disks) => Arc::new(sandbox?),
-            signal = ending_signal(&mut outside) => return Ok(code_of_signal(signal)),
-        };
-        self.timeline.stamp("agent");
-        let container = &self.plan.container;
-        let streams = sandbox.create(container, self.streams_wanted()).await?;
-        let init = Process::watch(Arc::clone(&sandbox), ProcessName::init(&container.id));
-        self.timeline.stamp("created");
-        let raw = (self.run.tty && self.run.interactive)
-            .then(RawMode::enter)
-            .transpose()
-            .context("set up the terminal")?;
-        if let Some((columns, rows)) = self.size() {
-            init.resize(columns, rows).await?;
-        }
-        // Who has made the namespace may have waited for the container.
-        sandbox.refresh_network().await?;
-        let budget = self.kept.budget.clone();
-        let ends = Ends::standard().context("join the container's streams")?;
-        let joined = Joined::new(streams, ends, &budget, self.timeline)?;
-        let (mut book, listener) = self.be_found(host)?;
-        match init.start().await {
-            Ok(()) => {}
-            Err(StartError::Launch(failure)) => return Ok(self.explain(failure)),
-            Err(error) => return Err(error.into()),
-        }
-        self.timeline.stamp("started");
-        book.turn(Status::Running)?;
-        let (plan, poststart, book) = (container.clone(), Vec::new(), Arc::new(Mutex::new(book)));
-        let watched = Watched {
-            sandbox: Arc::clone(&sandbox),
-            plan,
-            init,
-            joined,
-            listener,
-            poststart,
-            book: Arc::clone(&book),
-            budget,
-        };
-        let watch = watched.watch(outside, || self.size(), LastWords::UntilSignal).await?;
-        self.timeline.stamp("exit");
-        drop(raw);
-        if sandbox.host_disk_full() {
-            self.report.warning("the disk of this machine is full: what the container wrote is lost in part");
-        }
-        if self.run.timings {
-            eprintln!("{}", self.timeline.to_json());
-        }
-        let code = self.code(watch)?;
-        locked(&book).note(&Action::Die { code });
-        Ok(code)
-    }
-
-    fn streams_wanted(&self) -> StreamsWanted {
-        StreamsWanted { stdin: self.run.interactive, stdout: true, stderr: !self.run.tty }
-    }
-
-    /// From now on others find it, beside its machine's state.
-    fn be_found(&self, host: &Host) -> Result<(Book, UnixListener)> {
-        let place = Records::in_foreground(&host.state).find(&self.plan.id)?;
-        let mut kept = self.kept.clone();
-        kept.started = Some(humantime::format_rfc3339_nanos(SystemTime::now()).to_string());
-        let record = kept::first_record(&self.plan.id, &place, kept)?;
-        kept::write_spec(&place, &self.spec)?;
-        let listener = place.listen()?;
-        Ok((Book { place, record, asked: None, journal: self.journal.clone() }, listener))
-    }
-
-    /// Of its terminal.
-    fn size(&self) -> Option<(u16, u16)> {
-        if self.run.tty { terminal::size() } else { None }
-    }
-
-    fn explain(&self, failure: LaunchFailure) -> u8 {
-        let code = launch_code(&failure);
-        self.report.error(&failure.into());
-        code
-    }
-
-    fn code(&self, Watch { exit, spent }: Watch) -> Result<u8> {
-        if let Some(spent) = spent {
-            self.report.warning(&format!("the container was killed: {spent}"));
-            return Ok(exit.status.shell_code());
-        }
-        if let Some(end) = exit.cause {
-            return Err(SandboxError::Ended { operation: "run the container", end }.into());
-        }
-        if exit.oom_killed && exit.status != ExitStatus::Code(0) {
-            let limit =
-                self.run.memory.map_or("the guest's memory".to_owned(), |limit| format!("{limit} bytes"));
-            self.report
-                .warning(&format!("the container ran out of memory ({limit}): its kernel killed a process"));
-        }
-        Ok(exit.status.shell_code())
-    }
-}
-
 /// As a shell tells it.
 pub(crate) fn launch_code(failure: &LaunchFailure) -> u8 {
     match failure.source.kind() {
-        std::io::ErrorKind::NotFound => NOT_FOUND,
+        io::ErrorKind::NotFound => NOT_FOUND,
         _ => NOT_EXECUTABLE,
-    }
-}
-
-/// The next signal from outside, by number.
-async fn ending_signal(outside: &mut mpsc::Receiver<Outside>) -> i32 {
-    loop {
-        match outside.recv().await {
-            Some(Outside::Signal(number)) => return number,
-            Some(Outside::Resized) => {}
-            // The listeners live as long as the runtime.
-            None => std::future::pending().await,
-        }
     }
 }
 

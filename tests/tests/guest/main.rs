@@ -10,6 +10,7 @@ mod network;
 mod options;
 mod pull;
 mod run;
+mod sdk;
 mod share_speed;
 mod shares;
 mod stay;

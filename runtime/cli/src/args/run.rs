@@ -55,6 +55,9 @@ pub(crate) struct Run {
     /// Write the container's id to a file, which must not be there
     #[arg(long, value_name = "FILE", requires = "detach")]
     pub cidfile: Option<PathBuf>,
+    /// Write how it ended to a file, as JSON; messages of securectr itself are in it, and not on standard error
+    #[arg(long, value_name = "FILE", conflicts_with = "detach")]
+    pub outcome: Option<PathBuf>,
     /// When the image is fetched from its registry
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     pub pull: images::PullPolicy,

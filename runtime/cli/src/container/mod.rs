@@ -17,7 +17,7 @@ mod sys;
 mod watch;
 
 pub(crate) use book::{Book, locked};
-pub(crate) use budget::Budget;
+pub(crate) use budget::{Budget, Spent};
 pub(crate) use companion::{Companion, KILLED, Left, Whose, streams};
 pub(crate) use control::{Answer, Client, Request, Wanted};
 pub(crate) use incarnation::Incarnation;
