@@ -56,8 +56,12 @@ test: lint unit-test guest-test
 # One selection of packages for all tests: for another one, with other features, all would be built again.
 TEST := $(CARGO) test --locked --workspace
 
+# Not among the others, which each emulated host takes into its memory.
+WORKSHOP := target/workshop
+
 test-programs: build images
 	@.ci/packages $(PACKAGES) $(DEMO_PACKAGES) $(TEST_PACKAGES)
+	@rootfs/images/workshop --out $(WORKSHOP)/workshop.tar
 	$(TEST) --no-run --lib --bins --test '*'
 
 unit-test: test-programs

@@ -16,3 +16,4 @@ mod shares;
 mod stay;
 mod streams;
 mod terminal;
+mod work;
