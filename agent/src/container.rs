@@ -5,9 +5,12 @@ mod child;
 mod control;
 mod credentials;
 mod devices;
+mod exec;
 mod failure;
 mod files;
+mod first;
 mod hooks;
+mod job;
 mod mounts;
 mod pod;
 mod process;
@@ -15,6 +18,8 @@ mod root;
 mod rootfs;
 mod sys;
 mod terminal;
+mod user;
+mod volume;
 
 use std::{
     collections::BTreeMap,
@@ -31,14 +36,16 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 pub(crate) use channel::{ChannelError, NotExecuted};
+pub(crate) use exec::Added;
 pub(crate) use files::GivenFile;
+pub(crate) use job::{Job, Parcel};
 pub(crate) use pod::PodPlan;
 pub(crate) use rootfs::{Lower, RootfsPlan, STAGES, Upper};
 
 use crate::{
     cgroup::{Cgroup, CgroupError},
     disks::{self, DisksError},
-    plan::{self, ContainerPlan, PlanError, ProcessPlan, WindowSize},
+    plan::{ContainerPlan, PlanError, ProcessPlan, WindowSize},
     reaper::{Exit, Reaper},
     stdio::{self, AgentStreams, HostStreams, ProcessStreams},
 };
@@ -115,6 +122,8 @@ struct Container {
     cgroup: Arc<Cgroup>,
     process_plan: ProcessPlan,
     has_own_pid_namespace: bool,
+    /// The disk with its image.
+    image: Option<String>,
     /// The writable disk.
     disk: Option<String>,
     /// Block devices of the host.
@@ -191,6 +200,10 @@ impl Containers {
                 has_own_pid_namespace: plan.namespaces.has_own_pid(),
                 process_plan: plan.process,
                 disks: plan.disks,
+                image: match rootfs.lower {
+                    Lower::Image { device } => Some(device),
+                    Lower::Share(_) => None,
+                },
                 disk: match rootfs.upper {
                     Upper::Ext4 { device } => Some(device),
                     Upper::None | Upper::Tmpfs { .. } | Upper::InPlace => None,
@@ -212,66 +225,17 @@ impl Containers {
         let birth = Birth {
             clone_flags: namespaces.clone_flags,
             pid_namespace: pid_namespace.map(Into::into),
-            cgroup,
+            cgroup: Some(cgroup),
             reaper: &self.reaper,
         };
         Ok(process::bear(&birth, |channel| init.live(channel))?)
     }
 
-    /// Adds a process to a container; it waits to be started.
-    pub(crate) async fn exec(
-        &self,
-        container: String,
-        id: String,
-        process_json: &[u8],
-        streams: HostStreams,
-    ) -> Result<u32, ContainerError> {
-        check_id(&id)?;
-        let (newborn, agent_streams) = self.with(&container, |one| {
-            one.check_not_paused()?;
-            let plan = plan::exec(process_json, &one.process_plan)?;
-            let (process_streams, agent_streams) = split(streams, &plan)?;
-            if one.execs.contains_key(&id) {
-                return Err(ContainerError::Exists(format!("process {id}")));
-            }
-            let newborn = self.bear_exec(one, &plan, process_streams)?;
-            one.execs.insert(id.clone(), Slot::Reserved);
-            Ok((newborn, agent_streams))
-        })?;
-        let grown = newborn.grow(agent_streams).await;
-        self.with(&container, |one| match grown {
-            Ok(process) => {
-                let pid = process.pid();
-                one.execs.insert(id, Slot::Taken(process));
-                Ok(pid.as_raw_nonzero().get().unsigned_abs())
-            }
-            Err(error) => {
-                one.execs.remove(&id);
-                Err(error)
-            }
-        })
-    }
-
-    fn bear_exec(
-        &self,
-        container: &Container,
-        plan: &ProcessPlan,
-        streams: ProcessStreams,
-    ) -> Result<process::Newborn, ContainerError> {
-        let init = container.init.open()?;
-        let pid = container.init.pid().as_raw_nonzero();
-        let birth = Birth {
-            clone_flags: 0,
-            pid_namespace: Some(File::open(format!("/proc/{pid}/ns/pid"))?.into()),
-            cgroup: &container.cgroup,
-            reaper: &self.reaper,
-        };
-        Ok(process::bear(&birth, |channel| child::Exec { plan, init, streams }.live(channel))?)
-    }
-
     /// Lets a process run its program; says why when it cannot be executed.
     pub(crate) async fn start(&self, name: &ProcessName) -> Result<Option<NotExecuted>, ContainerError> {
-        self.with(&name.container, |one| one.check_not_paused())?;
+        if self.with_process(name, |process| Ok(process.is_in_cgroup()))? {
+            self.with(&name.container, |one| one.check_not_paused())?;
+        }
         let gate = self.with_process(name, |process| process.start().ok_or(ContainerError::Started))?;
         gate.open().await
     }
@@ -324,6 +288,7 @@ impl Containers {
             Ok(Some(one.cgroup.clone()))
         })?;
         if let Some(cgroup) = cgroup {
+            self.end_workers(&name.container).await?;
             cgroup.remove().await?;
             let removed = self.lock().remove(&name.container);
             if let Some(Slot::Taken(container)) = removed {

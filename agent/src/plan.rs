@@ -13,7 +13,7 @@ mod update;
 use std::path::{Component, Path};
 
 use rustix::fs::FileType;
-use securectr_protocol::SHARED;
+use securectr_protocol::{INIT, SHARED};
 use thiserror::Error;
 
 pub(crate) use capabilities::Capabilities;
@@ -51,6 +51,8 @@ pub(crate) enum PlanError {
 pub(crate) struct ContainerPlan {
     pub process: ProcessPlan,
     pub hooks: Hooks,
+    /// The agent is its first process.
+    pub has_init: bool,
     pub root_readonly: bool,
     pub hostname: Option<String>,
     pub domainname: Option<String>,
@@ -108,8 +110,10 @@ pub(crate) fn container(spec_json: &[u8], disks: &[Disk]) -> Result<ContainerPla
     let mut process = process::plan(spec.process.ok_or(PlanError::Missing("process"))?)?;
     process.seccomp = linux.seccomp.as_ref().map(seccomp::compile).transpose()?;
     process.personality = linux.personality.as_ref().map(process::personality).transpose()?;
+    let has_init = spec.annotations.get(INIT).is_some_and(|value| value == "true");
     Ok(ContainerPlan {
         process,
+        has_init,
         hooks: hooks::plan(spec.hooks.unwrap_or_default(), spec.oci_version, spec.annotations)?,
         root_readonly: spec.root.is_some_and(|root| root.readonly),
         hostname,
@@ -132,6 +136,12 @@ pub(crate) fn exec(process_json: &[u8], container: &ProcessPlan) -> Result<Proce
     process.seccomp.clone_from(&container.seccomp);
     process.personality = container.personality;
     Ok(process)
+}
+
+/// A process object of the spec by itself.
+#[cfg(test)]
+pub(crate) fn process(process_json: &[u8]) -> Result<ProcessPlan, PlanError> {
+    process::plan(serde_json::from_slice(process_json)?)
 }
 
 /// An error unless `absent`.

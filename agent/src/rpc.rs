@@ -4,13 +4,15 @@
 use std::{error::Error, future::Future};
 
 use async_trait::async_trait;
+use protobuf::EnumOrUnknown;
 use rustix::process::Signal;
 use securectr_protocol::{
     agent::{
-        ConfigureNetworkRequest, ContainerRequest, CreateRequest, CreateResponse, DeleteRequest, Empty,
+        self, ConfigureNetworkRequest, ContainerRequest, CreateRequest, CreateResponse, DeleteRequest, Empty,
         ExecRequest, File, LaunchFailure, MakePodRequest, PidsResponse, ProcessId, ProcessInfo,
         ResizeRequest, Rootfs, ShutdownRequest, SignalRequest, StartRequest, StartResponse, StatsResponse,
-        Stdio, UpdateRequest, WaitOomRequest, WaitOomResponse, WaitRequest, WaitResponse, rootfs,
+        Stdio, UpdateRequest, WaitOomRequest, WaitOomResponse, WaitRequest, WaitResponse, exec_request, job,
+        rootfs,
     },
     agent_ttrpc::Agent,
 };
@@ -18,7 +20,8 @@ use ttrpc::{Code, asynchronous::TtrpcContext, get_status};
 
 use crate::{
     container::{
-        ContainerError, Containers, GivenFile, Lower, NotExecuted, PodPlan, ProcessName, RootfsPlan, Upper,
+        Added, ContainerError, Containers, GivenFile, Job, Lower, NotExecuted, Parcel, PodPlan, ProcessName,
+        RootfsPlan, Upper,
     },
     cpus::Cpus,
     disks, init, network,
@@ -78,8 +81,9 @@ impl Agent for Service {
         to_its_end(async move {
             let name = name(request.process.into_option())?;
             let exec = required(name.exec, "exec_id")?;
+            let added = added(required(request.what, "what")?, request.user)?;
             let streams = service.claim(request.stdio.into_option()).await?;
-            let created = service.containers.exec(name.container, exec, &request.process_json, streams).await;
+            let created = service.containers.exec(name.container, exec, added, streams).await;
             Ok(CreateResponse { pid: created.map_err(|error| refusal(&error))?, ..Default::default() })
         })
         .await
@@ -223,6 +227,33 @@ fn name(process: Option<ProcessId>) -> Answer<ProcessName> {
     let process = required(process, "process")?;
     let exec = Some(process.exec_id).filter(|id| !id.is_empty());
     Ok(ProcessName { container: process.container_id, exec })
+}
+
+fn added(what: exec_request::What, user: String) -> Answer<Added> {
+    Ok(match what {
+        exec_request::What::ProcessJson(process_json) => {
+            Added::Program { process_json, user: Some(user).filter(|user| !user.is_empty()) }
+        }
+        exec_request::What::Job(job) => Added::Job(match required(job.what, "job.what")? {
+            job::What::Processes(_) => Job::Processes,
+            job::What::Send(asked) => Job::Send { path: asked.path, follows: asked.follows },
+            job::What::Receive(asked) => Job::Receive { path: asked.path, parcel: parcel(asked.parcel)? },
+            job::What::Changes(_) => Job::Changes,
+            job::What::Layer(_) => Job::Layer,
+            other => return Err(invalid(format!("there is no way to do {other:?}"))),
+        }),
+        other => return Err(invalid(format!("there is no way to do {other:?}"))),
+    })
+}
+
+fn parcel(parcel: EnumOrUnknown<agent::Parcel>) -> Answer<Parcel> {
+    match parcel.enum_value() {
+        Ok(agent::Parcel::ARCHIVE) => Ok(Parcel::Archive),
+        Ok(agent::Parcel::FILE) => Ok(Parcel::File),
+        Ok(agent::Parcel::DIRECTORY) => Ok(Parcel::Directory),
+        Ok(agent::Parcel::CONTENT) => Ok(Parcel::Content),
+        Err(number) => Err(invalid(format!("{number} is no kind of parcel"))),
+    }
 }
 
 fn rootfs_plan(rootfs: Rootfs, files: Vec<File>) -> Answer<RootfsPlan> {

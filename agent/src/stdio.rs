@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Gid, Mode, OFlags, Uid, fchown, openat},
+    fs::{CWD, FileType, Gid, Mode, OFlags, Uid, fchown, fstat, openat},
     pipe::{PipeFlags, pipe_with},
 };
 use tokio::{
@@ -38,6 +38,22 @@ pub(crate) enum ProcessStreams {
     Files([OwnedFd; 3]),
     /// It opens a terminal for itself.
     Terminal,
+}
+
+impl ProcessStreams {
+    /// Makes its pipes another user's.
+    pub(crate) fn give(&self, uid: u32, gid: u32) -> io::Result<()> {
+        let Self::Files(files) = self else { return Ok(()) };
+        for pipe in files.iter().filter(|file| fstat(file).is_ok_and(|stat| is_pipe(stat.st_mode))) {
+            fchown(pipe, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        }
+        Ok(())
+    }
+}
+
+/// `/dev/null` stays whose it is.
+fn is_pipe(mode: u32) -> bool {
+    FileType::from_raw_mode(mode) == FileType::Fifo
 }
 
 /// The agent's ends of a process's pipes, and where they lead.

@@ -30,11 +30,19 @@ pub const POD: &str = "/run/securectr/pod";
 /// Where the source of a mount lies that is one of the request's block devices, by its number in their order. There is no file.
 pub const BLOCK_DEVICES: &str = "/run/securectr/devices";
 
+/// An option of a bind mount in a spec, ours: its source lies in [`SHARED`], and if it is empty, it gets what the root has at the
+/// destination before it is mounted there.
+pub const COPY_UP: &str = "securectr-copy-up";
+
+/// An annotation of a spec, ours: "true" for a container whose first process is the agent's, which starts the program, passes signals
+/// on to it, and reaps what is left to it.
+pub const INIT: &str = "securectr.init";
+
 /// How long `Wait` lets output drain after the process has ended.
 pub const DRAIN_LIMIT_MS: u64 = 2_000;
 
 /// Grows with every change that an older peer cannot understand.
-pub const PROTOCOL_VERSION: u32 = 5;
+pub const PROTOCOL_VERSION: u32 = 6;
 
 /// Bytes that open the connection, before ttrpc begins: a magic, then [`PROTOCOL_VERSION`] in little endian.
 pub const GREETING_LEN: usize = 20;

@@ -12,11 +12,14 @@ use super::{
     channel::ProcessEnd,
     credentials, devices,
     failure::{During, Failure},
-    files, hooks, mounts,
+    files, first, hooks,
+    job::Work,
+    mounts,
     root::{self, Kind, Root},
     rootfs::{self, RootfsPlan},
     sys,
     terminal::{self, Terminal},
+    user,
 };
 use crate::{
     plan::{ContainerPlan, ProcessPlan},
@@ -27,7 +30,7 @@ use crate::{
 /// Exit codes of a process whose program never ran, as a shell gives them.
 const NOT_FOUND: i32 = 127;
 const NOT_EXECUTABLE: i32 = 126;
-const NOT_PREPARED: i32 = 125;
+pub(super) const NOT_PREPARED: i32 = 125;
 
 /// Where programs are looked for when the process has no `PATH`.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -43,8 +46,16 @@ pub(super) struct Init<'a> {
 /// A further process of a container.
 pub(super) struct Exec<'a> {
     pub plan: &'a ProcessPlan,
+    /// In place of the plan's, to be looked up in the container.
+    pub user: Option<&'a str>,
     /// A pidfd of the container's init.
     pub init: OwnedFd,
+    pub streams: ProcessStreams,
+}
+
+/// Work of the agent's own, in the place of a further process.
+pub(super) struct Worker<'a> {
+    pub work: Work<'a>,
     pub streams: ProcessStreams,
 }
 
@@ -53,7 +64,17 @@ impl Init<'_> {
         let process = &self.plan.process;
         let prepared = self.prepare();
         // Not by returning: what `self` owns is closed by then.
-        exit(finish(process, prepared, channel, || hooks::run_all(&self.plan.hooks, self.id, process)))
+        if !stand_by(prepared, channel) {
+            exit(NOT_PREPARED);
+        }
+        if !assume(process, channel, || hooks::run_all(&self.plan.hooks, self.id, process)) {
+            exit(NOT_PREPARED);
+        }
+        exit(if self.plan.has_init {
+            first::live(channel, || run(process, channel))
+        } else {
+            run(process, channel)
+        })
     }
 
     fn prepare(&self) -> Result<Option<OwnedFd>, Failure> {
@@ -86,12 +107,16 @@ impl Init<'_> {
 
 impl Exec<'_> {
     pub(super) fn live(self, channel: &ProcessEnd) -> ! {
-        let prepared = self.prepare();
-        exit(finish(self.plan, prepared, channel, || Ok(())))
+        let mut plan = self.plan.clone();
+        let prepared = self.prepare(&mut plan);
+        if !stand_by(prepared, channel) || !assume(&plan, channel, || Ok(())) {
+            exit(NOT_PREPARED);
+        }
+        exit(run(&plan, channel))
     }
 
-    fn prepare(&self) -> Result<Option<OwnedFd>, Failure> {
-        begin(self.plan)?;
+    fn prepare(&self, plan: &mut ProcessPlan) -> Result<Option<OwnedFd>, Failure> {
+        begin(plan)?;
         let all = ThreadNameSpaceType::MOUNT
             | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
             | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
@@ -100,8 +125,31 @@ impl Exec<'_> {
         move_into_thread_name_spaces(self.init.as_fd(), all)
             .during(|| "enter the container's namespaces".into())?;
         let root = Root::new(root::guest("/").during(|| "open the container's root".into())?);
-        let terminal = open_terminal(&root, self.plan)?;
+        if let Some(asked) = self.user {
+            user::assign(plan, asked, &root)?;
+            self.streams.give(plan.uid, plan.gid).during(|| "give the streams away".into())?;
+        }
+        let terminal = open_terminal(&root, plan)?;
         take_streams(terminal, &self.streams)
+    }
+}
+
+impl Worker<'_> {
+    pub(super) fn live(self, channel: &ProcessEnd) -> ! {
+        let prepared = self.prepare();
+        if !stand_by(prepared, channel) {
+            exit(NOT_PREPARED);
+        }
+        channel.begun();
+        let _ = sys::close_others(&mut []);
+        exit(self.work.run())
+    }
+
+    fn prepare(&self) -> Result<Option<OwnedFd>, Failure> {
+        rustix::process::umask(rustix::fs::Mode::empty());
+        terminal::new_session().during(|| "make a session".into())?;
+        self.work.enter()?;
+        take_streams(None, &self.streams)
     }
 }
 
@@ -155,29 +203,33 @@ fn take_streams(terminal: Option<Terminal>, streams: &ProcessStreams) -> Result<
     Ok(terminal.map(|terminal| terminal.master))
 }
 
-/// Reports, waits for the word, does what comes first, and becomes the program. What it returns is the exit code of a process that did not.
-fn finish(
-    plan: &ProcessPlan,
-    prepared: Result<Option<OwnedFd>, Failure>,
-    channel: &ProcessEnd,
-    first: impl FnOnce() -> Result<(), Failure>,
-) -> i32 {
+/// Reports, and waits for the word to go. Whether it came.
+fn stand_by(prepared: Result<Option<OwnedFd>, Failure>, channel: &ProcessEnd) -> bool {
     let ready = prepared.and_then(|master| {
         let told = channel.close_others(master.as_ref()).and_then(|()| channel.ready(master));
         told.during(|| "report to the agent".into())
     });
-    if let Err(failure) = ready {
-        channel.failed(&failure.line());
-        return NOT_PREPARED;
+    match ready {
+        Ok(()) => channel.wait(),
+        Err(failure) => {
+            channel.failed(&failure.line());
+            false
+        }
     }
-    if !channel.wait() {
-        return NOT_PREPARED;
-    }
+}
+
+/// Does what comes first, and becomes who the program is to be. Whether it could.
+fn assume(plan: &ProcessPlan, channel: &ProcessEnd, first: impl FnOnce() -> Result<(), Failure>) -> bool {
     sys::reset_signals();
-    if let Err(failure) = first().and_then(|()| credentials::assume(plan)) {
+    let assumed = first().and_then(|()| credentials::assume(plan));
+    if let Err(failure) = &assumed {
         channel.failed(&failure.line());
-        return NOT_PREPARED;
     }
+    assumed.is_ok()
+}
+
+/// Becomes the program. What it returns is the exit code of a process that did not.
+fn run(plan: &ProcessPlan, channel: &ProcessEnd) -> i32 {
     let errno = execute(plan);
     channel.not_executed(errno, plan.args.first().map_or(b"", |program| program.to_bytes()));
     if errno == libc::ENOENT { NOT_FOUND } else { NOT_EXECUTABLE }

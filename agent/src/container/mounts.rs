@@ -15,6 +15,7 @@ use super::{
     failure::{During, Failure},
     root::{self, Kind, Root},
     rootfs::{attach, configure, new_mount, set_attributes, set_propagation},
+    volume,
 };
 use crate::plan::{Attributes, MountPlan, MountSource, Propagation};
 
@@ -33,8 +34,11 @@ fn mount(root: &Root, plan: &MountPlan) -> io::Result<()> {
             let attributes = MountAttrFlags::from_bits_retain(plan.attributes.set as u32);
             (new_mount(kind, parameters, attributes)?, Kind::Directory)
         }
-        MountSource::Bind { path, recursive } => {
+        MountSource::Bind { path, recursive, copy_up } => {
             let source = root::guest(path)?;
+            if *copy_up {
+                volume::fill(&source, root, Path::new(&plan.destination))?;
+            }
             let mount = copy(&source, *recursive)?;
             set_attributes(&mount, plan.attributes, false)?;
             (mount, root::kind_of(source)?)

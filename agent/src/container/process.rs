@@ -30,7 +30,8 @@ pub(super) struct Birth<'a> {
     pub clone_flags: u64,
     /// The pid namespace to be born into, when it is not the guest's.
     pub pid_namespace: Option<OwnedFd>,
-    pub cgroup: &'a Cgroup,
+    /// None is the agent's own.
+    pub cgroup: Option<&'a Cgroup>,
     pub reaper: &'a Reaper,
 }
 
@@ -39,6 +40,7 @@ pub(super) struct Newborn {
     pid: Pid,
     exit: ExitWatch,
     channel: AgentEnd,
+    is_in_cgroup: bool,
 }
 
 #[derive(Debug)]
@@ -48,6 +50,7 @@ pub(super) struct Process {
     stage: Stage,
     terminal: Option<End>,
     pumps: Pumps,
+    is_in_cgroup: bool,
 }
 
 /// An ended process is known by its watch: it ends when it likes, not when it is told.
@@ -66,7 +69,7 @@ pub(super) fn bear(birth: &Birth<'_>, live: impl FnOnce(&ProcessEnd) -> i32) -> 
     if let Some(namespace) = &birth.pid_namespace {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
     }
-    let pid = copy_self(birth.clone_flags, Some(birth.cgroup.directory()), || live(&theirs));
+    let pid = copy_self(birth.clone_flags, birth.cgroup.map(Cgroup::directory), || live(&theirs));
     if birth.pid_namespace.is_some() {
         // Only what is born later is concerned by it, never this process.
         move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
@@ -77,13 +80,13 @@ pub(super) fn bear(birth: &Birth<'_>, live: impl FnOnce(&ProcessEnd) -> i32) -> 
         // It would see by itself that nobody talks to it; this is quicker.
         let _ = kill_process(pid, Signal::KILL);
     })?;
-    Ok(Newborn { pid, exit, channel })
+    Ok(Newborn { pid, exit, channel, is_in_cgroup: birth.cgroup.is_some() })
 }
 
 impl Newborn {
     /// Waits until it is ready, and connects its streams. One that cannot be made ready is gone afterwards.
     pub(super) async fn grow(self, streams: AgentStreams) -> Result<Process, ContainerError> {
-        let Self { pid, mut exit, channel } = self;
+        let Self { pid, mut exit, channel, is_in_cgroup } = self;
         let grown = async {
             let terminal = channel.ready().await?.map(End::new).transpose()?;
             let pumps = Pumps::start(streams, terminal.as_ref(), &exit)?;
@@ -91,7 +94,7 @@ impl Newborn {
         };
         match grown.await {
             Ok((terminal, pumps)) => {
-                Ok(Process { pid, exit, stage: Stage::Created(channel), terminal, pumps })
+                Ok(Process { pid, exit, stage: Stage::Created(channel), terminal, pumps, is_in_cgroup })
             }
             Err(error) => {
                 // It may have ended by itself already.
@@ -119,6 +122,11 @@ impl Process {
     /// It got the word to go, and has not ended.
     pub(super) fn is_running(&self) -> bool {
         matches!(self.stage, Stage::Started) && !self.has_ended()
+    }
+
+    /// It stands still and ends with the container's others.
+    pub(super) fn is_in_cgroup(&self) -> bool {
+        self.is_in_cgroup
     }
 
     /// Hands out the way to let it go; once.

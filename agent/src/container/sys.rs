@@ -35,6 +35,39 @@ pub(super) fn reset_signals() {
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut()) };
 }
 
+/// Those that a process sends itself by what it does wrong: held back, they would only hide it.
+const OWN_FAULTS: [libc::c_int; 7] =
+    [libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGBUS, libc::SIGABRT, libc::SIGTRAP, libc::SIGSYS];
+
+/// Holds all signals back, for [`next_signal`].
+pub(super) fn hold_signals() {
+    let mut all = held();
+    // SAFETY: the set is a whole one; a null takes no old set.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw mut all, ptr::null_mut()) };
+}
+
+/// Waits for a signal that is held back, and takes it.
+pub(super) fn next_signal() -> io::Result<i32> {
+    let all = held();
+    // SAFETY: the set is a whole one and outlives the call; a null takes no details.
+    match unsafe { libc::sigwaitinfo(&raw const all, ptr::null_mut()) } {
+        signal @ 1.. => Ok(signal),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn held() -> libc::sigset_t {
+    let mut all = mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: fills the set that it is given.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    for signal in OWN_FAULTS {
+        // SAFETY: the set was filled above.
+        unsafe { libc::sigdelset(all.as_mut_ptr(), signal) };
+    }
+    // SAFETY: it was filled above.
+    unsafe { all.assume_init() }
+}
+
 /// Ended children leave nothing behind that would have to be waited for.
 pub(super) fn ignore_children() {
     // SAFETY: SIG_IGN is no handler of ours.

@@ -1,6 +1,9 @@
 //! A mount's words as file system parameters, attributes and propagation.
 
+use std::path::Path;
+
 use rustix::mount::MountPropagationFlags;
+use securectr_protocol::{COPY_UP, SHARED};
 
 use super::{PlanError, absolute_path, refuse_unless};
 use crate::spec;
@@ -21,7 +24,12 @@ pub(crate) enum MountSource {
     /// Parameters with and without a value, as the file system's own mount options.
     FileSystem { kind: String, source: String, parameters: Vec<(String, Option<String>)> },
     /// A path of the guest.
-    Bind { path: String, recursive: bool },
+    Bind {
+        path: String,
+        recursive: bool,
+        /// It gets what the root has there, if it is empty.
+        copy_up: bool,
+    },
     /// What is mounted there already, with other options.
     Remount { parameters: Vec<(String, Option<String>)> },
 }
@@ -124,9 +132,12 @@ pub(crate) fn plan(mount: spec::Mount) -> Result<MountPlan, PlanError> {
                 &format!("mounts.options {:?} of a bind", words.names()),
             )?;
             let source = mount.source.ok_or(PlanError::Missing("mounts.source"))?;
-            MountSource::Bind { path: absolute_path("mounts.source", source)?, recursive: bind.recursive }
+            let path = absolute_path("mounts.source", source)?;
+            refuse_unless(!words.copy_up || Path::new(&path).starts_with(SHARED), COPY_UP)?;
+            MountSource::Bind { path, recursive: bind.recursive, copy_up: words.copy_up }
         }
         None => {
+            refuse_unless(!words.copy_up, COPY_UP)?;
             words.note_read_only_disk(mount.source.as_deref());
             file_system(mount.kind, mount.source, words.parameters)?
         }
@@ -171,6 +182,7 @@ struct Words {
     recursive_attributes: Attributes,
     propagation: Option<Propagation>,
     remount: bool,
+    copy_up: bool,
     parameters: Vec<(String, Option<String>)>,
 }
 
@@ -180,6 +192,7 @@ impl Words {
             "bind" => self.bind = Some(Bind { recursive: false }),
             "rbind" => self.bind = Some(Bind { recursive: true }),
             "remount" => self.remount = true,
+            COPY_UP => self.copy_up = true,
             "defaults" | "" => {}
             // They say how mount(2) is to speak of errors, and how NFS is to count changes: fsconfig(2) knows neither.
             "loud" | "silent" | "iversion" | "noiversion" => {}

@@ -184,7 +184,7 @@ fn binds_are_known_by_type_or_option() {
         let mount = json!({ "destination": "/x", "type": kind, "source": "/y", "options": [option] });
         let source = plan(mount).unwrap().mounts.remove(0).source;
         assert!(
-            matches!(source, MountSource::Bind { path, recursive } if path == "/y" && recursive == expected)
+            matches!(source, MountSource::Bind { path, recursive, copy_up: false } if path == "/y" && recursive == expected)
         );
     }
     let relative = plan(json!({ "destination": "x/y", "type": "bind", "source": "/y" })).unwrap();

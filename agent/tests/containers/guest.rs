@@ -9,6 +9,7 @@ use securectr_protocol::{
         ContainerRequest, CreateRequest, DeleteRequest, Empty, ExecRequest, LaunchFailure, MakePodRequest,
         PidsResponse, ProcessId, ResizeRequest, Rootfs, SignalRequest, StartRequest, StatsResponse, Stdio,
         UpdateRequest, WaitOomRequest, WaitRequest, WaitResponse,
+        exec_request::What,
         rootfs::{Lower, Upper},
     },
     agent_ttrpc::AgentClient,
@@ -130,7 +131,7 @@ impl Guest {
         let (stdio, mut running) = self.streams(process["terminal"] == true)?;
         let request = ExecRequest {
             process: Some(id.clone()).into(),
-            process_json: serde_json::to_vec(process)?,
+            what: Some(What::ProcessJson(serde_json::to_vec(process)?)),
             stdio: Some(stdio).into(),
             ..Default::default()
         };

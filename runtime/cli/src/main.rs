@@ -10,6 +10,7 @@ mod check;
 mod container;
 mod events;
 mod images;
+mod inside;
 mod inspect;
 mod install;
 mod kept;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         Command::System(group) => system::act(group, &args.global),
         Command::Info(info) => system::info(info, &args.global),
         Command::Kept(verb) => kept::act(verb, &args.global, &report),
+        Command::Inside(verb) => inside::act(verb, &args.global, &report),
         Command::Image(verb) => images::act(verb, &args.global, &report),
         Command::Oci(verb) => oci::act(verb, &args.global, &report),
     };
@@ -83,6 +85,7 @@ fn main() -> ExitCode {
                         | Command::Container(_)
                         | Command::System(_)
                         | Command::Info(_)
+                        | Command::Inside(_)
                 ) {
                     1
                 } else {

@@ -144,12 +144,12 @@ pub(crate) fn root<'a>(run: &'a Run, global: &Global, report: &Report) -> Result
             digest: None,
             typed: String::new(),
             config: ImageConfig::default(),
-            user: User::by_number(run.user.as_deref().unwrap_or_default())?,
+            user: User::by_number(run.user.as_deref().unwrap_or_default(), &run.group_add)?,
             command: &run.words,
         });
     }
     let (image, command) = image(run, global, report)?;
-    let user = image.resolve_user(run.user.as_deref().unwrap_or(&image.config.user))?;
+    let user = image.resolve_user(run.user.as_deref().unwrap_or(&image.config.user), &run.group_add)?;
     let typed = run.words.first().filter(|_| run.rootfs.is_none()).map(|word| word.to_string_lossy().into());
     Ok(Root {
         source: RootSource::Image,

@@ -47,14 +47,14 @@ impl User {
     ///
     /// # Errors
     /// A name.
-    pub fn by_number(spec: &str) -> Result<Self, ResolveUserError> {
-        Accounts::default().resolve(spec)
+    pub fn by_number(spec: &str, more_groups: &[String]) -> Result<Self, ResolveUserError> {
+        Accounts::default().resolve(spec, more_groups)
     }
 }
 
 impl Accounts {
     /// `spec` is `[USER|UID][:[GROUP|GID]]`; an empty one is root.
-    pub(crate) fn resolve(&self, spec: &str) -> Result<User, ResolveUserError> {
+    pub(crate) fn resolve(&self, spec: &str, more_groups: &[String]) -> Result<User, ResolveUserError> {
         let (user, group) = spec.split_once(':').unwrap_or((spec, ""));
         let user = if user.is_empty() { "0" } else { user };
         let number = id(user);
@@ -76,14 +76,19 @@ impl Accounts {
             };
             resolved.additional_gids = self.groups().filter(lists).map(|group| group.gid).collect();
         } else {
-            let number = id(group);
-            let listed = self.groups().find(|entry| entry.name == group || Some(entry.gid) == number);
-            resolved.gid = listed
-                .map(|entry| entry.gid)
-                .or(number)
-                .ok_or_else(|| ResolveUserError::NoGroup(group.to_owned()))?;
+            resolved.gid = self.group(group)?;
+        }
+        for group in more_groups {
+            resolved.additional_gids.push(self.group(group)?);
         }
         Ok(resolved)
+    }
+
+    fn group(&self, asked: &str) -> Result<u32, ResolveUserError> {
+        let number = id(asked);
+        let listed = self.groups().find(|entry| entry.name == asked || Some(entry.gid) == number);
+        let gid = listed.map(|entry| entry.gid).or(number);
+        gid.ok_or_else(|| ResolveUserError::NoGroup(asked.to_owned()))
     }
 
     fn accounts(&self) -> impl Iterator<Item = Account<'_>> {
@@ -126,7 +131,7 @@ mod tests {
     }
 
     fn resolve(spec: &str) -> (u32, u32, Vec<u32>, String) {
-        let user = accounts().resolve(spec).unwrap();
+        let user = accounts().resolve(spec, &[]).unwrap();
         (user.uid, user.gid, user.additional_gids, user.home)
     }
 
@@ -145,13 +150,23 @@ mod tests {
     }
 
     #[test]
+    fn further_groups_are_named_or_numbered() {
+        let groups = |more: &[&str]| {
+            let more: Vec<_> = more.iter().map(|group| (*group).to_owned()).collect();
+            accounts().resolve("web", &more).map(|user| user.additional_gids)
+        };
+        assert_eq!(groups(&["disk", "4000"]), Ok(vec![29, 44, 6, 4000]));
+        assert_eq!(groups(&["ghost"]), Err(ResolveUserError::NoGroup("ghost".into())));
+    }
+
+    #[test]
     fn a_number_need_not_be_listed_but_a_name_must() {
         assert_eq!(resolve("5000:5001"), (5000, 5001, vec![], "/".into()));
         assert_eq!(resolve("5000"), (5000, 0, vec![], "/".into()));
-        assert_eq!(accounts().resolve("ghost"), Err(ResolveUserError::NoUser("ghost".into())));
-        assert_eq!(accounts().resolve("web:ghost"), Err(ResolveUserError::NoGroup("ghost".into())));
+        assert_eq!(accounts().resolve("ghost", &[]), Err(ResolveUserError::NoUser("ghost".into())));
+        assert_eq!(accounts().resolve("web:ghost", &[]), Err(ResolveUserError::NoGroup("ghost".into())));
         for nobody in ["4294967295", "-1", "+0", "99999999999"] {
-            assert!(accounts().resolve(nobody).is_err(), "{nobody}");
+            assert!(accounts().resolve(nobody, &[]).is_err(), "{nobody}");
         }
     }
 
@@ -159,10 +174,10 @@ mod tests {
     fn without_the_files_numbers_and_root_still_work() {
         let none = Accounts::default();
         assert_eq!(
-            none.resolve("").unwrap(),
+            none.resolve("", &[]).unwrap(),
             User { uid: 0, gid: 0, additional_gids: vec![], home: "/".into() }
         );
-        assert_eq!(none.resolve("1:2").unwrap().gid, 2);
-        assert!(none.resolve("root").is_err());
+        assert_eq!(none.resolve("1:2", &[]).unwrap().gid, 2);
+        assert!(none.resolve("root", &[]).is_err());
     }
 }

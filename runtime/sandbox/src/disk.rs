@@ -6,6 +6,8 @@ use std::{
     io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     process::{Command, Output},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -13,6 +15,8 @@ use nix::{
     unistd::{Whence, lseek},
 };
 use thiserror::Error;
+
+use crate::sys::try_lock;
 
 /// What a container may write to its disk at most where nothing is said, in bytes; blocks are taken from the host as they are written.
 pub const DEFAULT_DISK_BYTES: u64 = 10 << 30;
@@ -51,6 +55,10 @@ const MKE2FS_OPTIONS: &[&str] = &[
     "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0",
 ];
 
+/// How long a machine may take to let go of its disk, and how often it is looked at.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
 /// Debian keeps it where an ordinary user's PATH does not lead.
 const PLACES_OF_MKE2FS: &str = "/usr/sbin:/sbin:/usr/bin:/bin";
 
@@ -60,6 +68,8 @@ pub enum DiskError {
     Io { operation: &'static str, path: PathBuf, source: io::Error },
     #[error("run mke2fs (Debian package e2fsprogs)")]
     NotRun(#[source] io::Error),
+    #[error("another machine has the writable disk {0}")]
+    InUse(PathBuf),
     #[error("mke2fs failed: {0}")]
     Refused(String),
 }
@@ -78,8 +88,21 @@ pub fn writable_disk(directory: &Path, bytes: u64) -> Result<File, DiskError> {
 }
 
 /// Opens the disk at `path`, and makes it, if it is not there: from then on it stays. The empty one that it is made of is kept in
-/// `directory`.
+/// `directory`. Whoever has it open has it alone: two machines would destroy it.
 pub fn lasting_disk(directory: &Path, path: &Path, bytes: u64) -> Result<File, DiskError> {
+    let disk = open_or_make(directory, path, bytes)?;
+    let began = Instant::now();
+    loop {
+        match try_lock(&disk).map_err(io_error("lock the writable disk", path))? {
+            true => return Ok(disk),
+            // A machine that has ended just now may still be on its way out.
+            false if began.elapsed() < LOCK_LIMIT => sleep(LOCK_PAUSE),
+            false => return Err(DiskError::InUse(path.to_owned())),
+        }
+    }
+}
+
+fn open_or_make(directory: &Path, path: &Path, bytes: u64) -> Result<File, DiskError> {
     match File::options().read(true).write(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         opened => return opened.map_err(io_error("open the writable disk", path)),
@@ -188,9 +211,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("disk");
         let disk = lasting_disk(directory.path(), &path, LEAST_DISK_BYTES).unwrap();
-        assert!(disk.metadata().unwrap().blocks() * 512 < 1 << 20);
+        let metadata = disk.metadata().unwrap();
+        assert!(metadata.blocks() * 512 < 1 << 20);
+        assert!(!try_lock(&File::open(&path).unwrap()).unwrap(), "somebody has it");
+        drop(disk);
         let again = lasting_disk(directory.path(), &path, LEAST_DISK_BYTES).unwrap();
-        assert_eq!(again.metadata().unwrap().ino(), disk.metadata().unwrap().ino());
+        assert_eq!(again.metadata().unwrap().ino(), metadata.ino());
         let shown = Command::new("dumpe2fs").env("PATH", PLACES_OF_MKE2FS).arg("-h").arg(&path).output();
         assert!(String::from_utf8_lossy(&shown.unwrap().stdout).contains("has_journal"));
     }

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Hooks, LinuxNamespace, LinuxNamespaceType, Spec};
-use securectr_protocol::POD;
+use securectr_protocol::{COPY_UP, POD};
 
 use crate::{PlanError, Scope};
 
@@ -90,6 +90,12 @@ fn counterpart(
     }
 }
 
+/// Words of ours mean nothing in the specs of others.
+pub(crate) fn refuse_own_words(spec: &Spec) -> Result<(), PlanError> {
+    let mut options = spec.mounts().iter().flatten().flat_map(|mount| mount.options().iter().flatten());
+    if options.any(|option| option == COPY_UP) { Err(PlanError::Unsupported(COPY_UP)) } else { Ok(()) }
+}
+
 fn has_path(namespace: &LinuxNamespace) -> bool {
     namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty())
 }
@@ -171,6 +177,16 @@ mod tests {
             let hosts = adapted(json!({"namespaces": [{"type": "mount"}]}), scope);
             assert_eq!(hosts.unwrap_err(), PlanError::Unsupported("the host's pid namespace"));
         }
+    }
+
+    #[test]
+    fn our_own_words_are_refused_from_others() {
+        let with = |option: &str| {
+            let mounts = json!([{"destination": "/a", "type": "bind", "source": "/b", "options": [option]}]);
+            let spec = json!({"ociVersion": "1.2.0", "mounts": mounts});
+            refuse_own_words(&serde_json::from_value(spec).unwrap())
+        };
+        assert_eq!((with("ro"), with(COPY_UP)), (Ok(()), Err(PlanError::Unsupported(COPY_UP))));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! the process owns the VMM's control socket, the rest talk to it by channels. The agent, and the VMM once it runs, are hostile:
 //! their replies are bounded in size and in time.
 
+mod addition;
 mod agent;
 mod anchor;
 mod boot;
@@ -41,6 +42,7 @@ mod validity;
 mod vcpus;
 mod vmm;
 
+pub use addition::{Addition, Job, Parcel};
 pub use agent::AgentError;
 pub use anchor::Anchor;
 pub use boot::{BootError, Host};
@@ -66,6 +68,10 @@ pub use pod::{PodPlan, Scope};
 pub use process::{Exit, KillError, Phase, Process, StartError};
 pub use program::find_program;
 pub use sandbox::{Disks, ExitStatus, LaunchFailure, OomKilled, ProcessName, Reach, Sandbox, SandboxError};
+/// An option of a bind mount in a spec, ours: if its source is empty, it gets what the root has at its destination.
+pub use securectr_protocol::COPY_UP;
+/// An annotation of a spec, ours: "true" for a container whose first process is an init that needs nothing of its image.
+pub use securectr_protocol::INIT;
 pub use shares::{Share, ShareError};
 pub use state::{StateError, StateRoot};
 pub use stdio::{Streams, StreamsWanted};

@@ -223,7 +223,7 @@ impl ContainerPlan {
 
 /// Plans a sandbox with one container.
 pub fn plan(id: SandboxId, bundle: Bundle, settings: &Settings) -> Result<Plan, PlanError> {
-    let container = container(id.clone(), bundle)?;
+    let container = contained(id.clone(), bundle)?;
     let linux = container.spec.linux().as_ref();
     let resources = linux.and_then(|linux| linux.resources().as_ref());
     let machine = MachinePlan::limited(resources, !container.shares.is_empty(), settings)?;
@@ -231,8 +231,13 @@ pub fn plan(id: SandboxId, bundle: Bundle, settings: &Settings) -> Result<Plan, 
     Ok(Plan { id, machine, container })
 }
 
-/// Plans a container for a machine that may have others.
+/// Plans a container that an engine describes, for a machine that may have others.
 pub fn container(id: SandboxId, bundle: Bundle) -> Result<ContainerPlan, PlanError> {
+    guest_spec::refuse_own_words(&bundle.spec)?;
+    contained(id, bundle)
+}
+
+fn contained(id: SandboxId, bundle: Bundle) -> Result<ContainerPlan, PlanError> {
     let Bundle { mut spec, root, writable, scope, files } = bundle;
     if spec.process().is_none() {
         return Err(PlanError::NoProcess);

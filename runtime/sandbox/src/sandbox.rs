@@ -2,7 +2,6 @@
 
 use std::{fs::File, future::Future, io, time::Duration};
 
-use oci_spec::runtime::Process;
 use securectr_protocol::agent::{
     self, CreateRequest, Empty, ExecRequest, ProcessId, Rootfs, Stdio,
     rootfs::{Lower, Upper},
@@ -11,8 +10,8 @@ use thiserror::Error;
 use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
-    AgentError, BootError, ContainerPlan, End, GivenFile, Host, MachinePlan, MemoryError, NetworkError,
-    PodPlan, SandboxId, Streams, StreamsWanted, Writable,
+    Addition, AgentError, BootError, ContainerPlan, End, GivenFile, Host, MachinePlan, MemoryError,
+    NetworkError, PodPlan, SandboxId, Streams, StreamsWanted, Writable,
     agent::Agent,
     boot::{self, Booted},
     devices::{DeviceError, Places},
@@ -212,20 +211,16 @@ impl Sandbox {
         Ok(streams)
     }
 
-    /// Adds a process to a running container, which waits for [`Sandbox::start`]. `process` is the runtime spec's object.
+    /// Adds a process to a running container, which waits for [`Sandbox::start`].
     pub async fn exec(
         &self,
         name: &ProcessName,
-        process: &Process,
+        addition: &Addition,
         wanted: StreamsWanted,
     ) -> Result<Streams, SandboxError> {
+        let request = addition.request().map_err(SandboxError::Describe)?;
         let (streams, names) = self.connect(EXEC, wanted).await?;
-        let request = ExecRequest {
-            process: Some(name.into()).into(),
-            process_json: serde_json::to_vec(process).map_err(SandboxError::Describe)?,
-            stdio: Some(names).into(),
-            ..Default::default()
-        };
+        let request = ExecRequest { process: Some(name.into()).into(), stdio: Some(names).into(), ..request };
         self.ask(EXEC, self.booted.agent.exec(&request)).await?;
         Ok(streams)
     }

@@ -2,7 +2,8 @@
 
 use std::{
     ffi::CStr,
-    fs, io, mem,
+    fs::{self, File},
+    io, mem,
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
     ptr,
     sync::Arc,
@@ -207,4 +208,16 @@ pub(crate) fn kill(pidfd: &OwnedFd) {
 pub(crate) fn watch(pidfd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
     // SAFETY: the `Arc` keeps the descriptor open, and it is never replaced.
     Ok(unsafe { AsyncFd::register(pidfd) }?)
+}
+
+/// Locks an open file as long as it is open, here or with whom it was given to. Whether nobody else has.
+pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
+    // SAFETY: takes integers.
+    match unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } {
+        0 => Ok(true),
+        _ => match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            error => Err(error),
+        },
+    }
 }

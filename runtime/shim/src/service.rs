@@ -20,7 +20,7 @@ use containerd_shim_protos::{
     ttrpc::{Code, Result as Answer, asynchronous::TtrpcContext},
 };
 use oci_spec::runtime::Process as ProcessSpec;
-use securectr_sandbox::{KillError, Phase, Process, ProcessName, Reach, StartError};
+use securectr_sandbox::{Addition, KillError, Phase, Process, ProcessName, Reach, StartError};
 use tokio::{sync::Notify, time::timeout};
 
 use crate::{
@@ -248,7 +248,9 @@ async fn add_exec(task: &Task, request: &ExecProcessRequest, namespace: &str) ->
     };
     let opened = stdio.open(Owner { namespace, id: exec_id }).await.map_err(|e| status::internal(&e))?;
     let name = ProcessName { container: container.plan.id.clone(), exec: Some(exec_id.to_owned()) };
-    let streams = task.sandbox.exec(&name, &spec, stdio.wanted()).await.map_err(|e| status::internal(&e))?;
+    let addition = Addition::Process { process: Box::new(spec), user: None };
+    let streams =
+        task.sandbox.exec(&name, &addition, stdio.wanted()).await.map_err(|e| status::internal(&e))?;
     let process = Process::watch(Arc::clone(&task.sandbox), name);
     let joined = opened.join(streams).map_err(|error| status::internal(&error))?;
     let life = Life::new(exec_id, process, stdio, joined);

@@ -3,6 +3,7 @@
 mod failures;
 mod images;
 mod in_place;
+mod inside;
 mod install;
 mod join;
 mod limits;

@@ -70,7 +70,7 @@ fn what_cannot_be_is_refused_by_name() -> Result<()> {
         ("--ulimit", "nothing=1"),
         ("--mount", "type=nfs,source=a,target=/b"),
         ("--add-host", "db"),
-        ("--security-opt", "seccomp=/profile.json"),
+        ("--security-opt", "seccomp:profile"),
         ("--env-file", "/no/such/file"),
     ] {
         let refused = run_in(&[option, value], ["true"])?;

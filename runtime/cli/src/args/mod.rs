@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub(crate) use run::Run;
-pub(crate) use values::{SecurityOption, Tmpfs, Volume, VolumeSource, cpu_count, swap_size};
+pub(crate) use values::{Tmpfs, Volume, VolumeSource, cpu_count, swap_size};
 
-use crate::{images, inspect, install, kept, oci, system, version, volumes};
+use crate::{images, inside, inspect, install, kept, oci, system, version, volumes};
 
 /// Run containers, each in a microVM with a kernel of its own
 #[derive(Debug, Parser)]
@@ -22,7 +22,7 @@ pub(crate) struct Args {
     pub command: Command,
 }
 
-#[derive(Debug, ClapArgs)]
+#[derive(Clone, Debug, ClapArgs)]
 pub(crate) struct Global {
     /// How messages of securectr itself are written to standard error
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
@@ -72,6 +72,8 @@ pub(crate) enum Command {
     Info(system::Info),
     #[command(flatten)]
     Kept(kept::Verb),
+    #[command(flatten)]
+    Inside(inside::Verb),
     #[command(flatten)]
     Image(images::Verb),
     #[command(flatten)]

@@ -1,6 +1,11 @@
 //! What `run` is told.
 
-use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args as ClapArgs;
 use oci_spec::runtime::PosixRlimit;
@@ -79,6 +84,12 @@ pub(crate) struct Run {
     /// User, by name or number
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
+    /// Add a group, by name or number
+    #[arg(long, value_name = "GROUP")]
+    pub group_add: Vec<String>,
+    /// Let an init be the first process: it passes signals on to the command and reaps what that leaves behind
+    #[arg(long)]
+    pub init: bool,
     /// Host name of the container
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
@@ -118,7 +129,7 @@ pub(crate) struct Run {
     /// How readily the guest's kernel kills it for want of memory: -1000 to 1000
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(-1000..=1000), allow_negative_numbers = true)]
     pub oom_score_adj: Option<i32>,
-    /// no-new-privileges, or seccomp=unconfined
+    /// no-new-privileges, or seccomp=FILE with a profile in docker's format; seccomp=unconfined is the default
     #[arg(long, value_name = "OPTION", value_parser = security_option)]
     pub security_opt: Vec<SecurityOption>,
     /// Add a Linux capability, or ALL
@@ -127,8 +138,9 @@ pub(crate) struct Run {
     /// Drop a Linux capability, or ALL
     #[arg(long, value_name = "CAPABILITY")]
     pub cap_drop: Vec<String>,
-    /// Share a directory or a file of this machine with the container, or a volume by its name
-    #[arg(short, long, value_name = "SOURCE:PATH[:ro]", value_parser = volume)]
+    /// Share a directory or a file of this machine with the container, or a volume by its name; options are ro, and nocopy, which
+    /// leaves a new volume empty
+    #[arg(short, long, value_name = "SOURCE:PATH[:OPTIONS]", value_parser = volume)]
     pub volume: Vec<Volume>,
     /// The same and more in docker's longer words, as in type=bind,source=/srv,target=/data,readonly; types are bind, volume and tmpfs
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = mount)]
@@ -208,7 +220,16 @@ impl Run {
         self.tmpfs.iter().chain(mounted)
     }
 
-    pub(crate) fn has(&self, option: SecurityOption) -> bool {
-        self.security_opt.contains(&option)
+    pub(crate) fn has_no_new_privileges(&self) -> bool {
+        self.security_opt.contains(&SecurityOption::NoNewPrivileges)
+    }
+
+    /// The file of the profile that was asked for at last.
+    pub(crate) fn seccomp(&self) -> Option<&Path> {
+        let asked = self.security_opt.iter().rev().find(|option| **option != SecurityOption::NoNewPrivileges);
+        match asked {
+            Some(SecurityOption::Seccomp(path)) => Some(path),
+            _ => None,
+        }
     }
 }

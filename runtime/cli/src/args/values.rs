@@ -48,6 +48,8 @@ pub(crate) struct Volume {
     /// In the container.
     pub path: PathBuf,
     pub read_only: bool,
+    /// An empty one with a name stays so, whatever the image has there.
+    pub no_copy: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,19 +60,33 @@ pub(crate) enum VolumeSource {
     Named(VolumeName),
 }
 
-/// `SOURCE:PATH[:ro]` as docker reads it: the path is absolute, the source is so or a name.
+/// `SOURCE:PATH[:OPTION,...]` as docker reads it: the path is absolute, the source is so or a name.
 pub(super) fn volume(text: &str) -> Result<Volume, String> {
+    let wrong =
+        || format!("not a volume: {text} (as in /srv/data:/data, /srv/data:/data:ro or name:/data:nocopy)");
     let parts: Vec<&str> = text.split(':').collect();
-    let (source, path, read_only) = match parts.as_slice() {
-        [source, path] | [source, path, "rw"] => (source, path, false),
-        [source, path, "ro"] => (source, path, true),
-        _ => {
-            return Err(format!(
-                "not a volume: {text} (as in /srv/data:/data, /srv/data:/data:ro or name:/data)"
-            ));
-        }
+    let (source, path, options) = match parts.as_slice() {
+        [source, path] => (source, path, ""),
+        [source, path, options] if !options.is_empty() => (source, path, *options),
+        _ => return Err(wrong()),
     };
-    Ok(Volume { source: volume_source(source)?, path: absolute(path)?, read_only })
+    let source = volume_source(source)?;
+    let mut volume = Volume { source, path: absolute(path)?, read_only: false, no_copy: false };
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "ro" => volume.read_only = true,
+            "nocopy" if matches!(volume.source, VolumeSource::Named(_)) => volume.no_copy = true,
+            option if option == "rw" || changes_nothing(option) => {}
+            _ => return Err(wrong()),
+        }
+    }
+    Ok(volume)
+}
+
+/// Docker's words for what is so anyway: nothing that is mounted on one side comes to the other, there are no labels, and who is how
+/// consistent was another system's matter.
+fn changes_nothing(option: &str) -> bool {
+    matches!(option, "private" | "rprivate" | "z" | "Z" | "consistent" | "cached" | "delegated" | "default")
 }
 
 fn volume_source(source: &str) -> Result<VolumeSource, String> {
@@ -107,7 +123,9 @@ pub(crate) enum Mounted {
 
 /// `type=bind,source=/srv,target=/data,readonly` as docker reads it.
 pub(super) fn mount(text: &str) -> Result<Mounted, String> {
-    let (mut kind, mut source, mut target, mut read_only) = ("volume", None, None, false);
+    let (mut kind, mut source, mut target) = ("volume", None, None);
+    let (mut read_only, mut no_copy) = (false, false);
+    let is_true = |value| matches!(value, "true" | "1");
     let mut options = Vec::new();
     for part in text.split(',') {
         let (key, value) = part.split_once('=').unwrap_or((part, "true"));
@@ -115,7 +133,9 @@ pub(super) fn mount(text: &str) -> Result<Mounted, String> {
             "type" => kind = value,
             "source" | "src" => source = Some(value),
             "target" | "dst" | "destination" => target = Some(value),
-            "readonly" | "ro" => read_only = matches!(value, "true" | "1"),
+            "readonly" | "ro" => read_only = is_true(value),
+            "volume-nocopy" => no_copy = is_true(value),
+            "bind-propagation" | "consistency" if changes_nothing(value) => {}
             "tmpfs-size" => options.push(format!("size={value}")),
             "tmpfs-mode" => options.push(format!("mode={value}")),
             _ => return Err(format!("not understood in a mount: {part}")),
@@ -124,10 +144,12 @@ pub(super) fn mount(text: &str) -> Result<Mounted, String> {
     let path = absolute(target.ok_or("a mount has a target")?)?;
     match (kind, source) {
         ("bind", Some(source)) => {
-            Ok(Mounted::Volume(Volume { source: VolumeSource::Path(absolute(source)?), path, read_only }))
+            let source = VolumeSource::Path(absolute(source)?);
+            Ok(Mounted::Volume(Volume { source, path, read_only, no_copy }))
         }
         ("volume", Some(source)) => {
-            Ok(Mounted::Volume(Volume { source: VolumeSource::Named(source.parse()?), path, read_only }))
+            let source = VolumeSource::Named(source.parse()?);
+            Ok(Mounted::Volume(Volume { source, path, read_only, no_copy }))
         }
         ("tmpfs", None) => Ok(Mounted::Tmpfs(Tmpfs { path, options })),
         ("tmpfs", Some(_)) => Err("a tmpfs has no source".to_owned()),
@@ -171,11 +193,13 @@ pub(super) fn host(text: &str) -> Result<(String, IpAddr), String> {
     if is_name { Ok((name.to_owned(), address)) } else { Err(wrong()) }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SecurityOption {
     NoNewPrivileges,
     /// There is no filter by default: the guest has a kernel of its own.
     SeccompUnconfined,
+    /// Docker's file of a profile.
+    Seccomp(PathBuf),
 }
 
 pub(super) fn security_option(text: &str) -> Result<SecurityOption, String> {
@@ -184,7 +208,10 @@ pub(super) fn security_option(text: &str) -> Result<SecurityOption, String> {
             Ok(SecurityOption::NoNewPrivileges)
         }
         "seccomp=unconfined" | "seccomp:unconfined" => Ok(SecurityOption::SeccompUnconfined),
-        _ => Err(format!("not understood: {text} (no-new-privileges and seccomp=unconfined are)")),
+        _ => match text.strip_prefix("seccomp=").filter(|path| !path.is_empty()) {
+            Some(path) => Ok(SecurityOption::Seccomp(path.into())),
+            None => Err(format!("not understood: {text} (no-new-privileges and seccomp=FILE are)")),
+        },
     }
 }
 
@@ -282,14 +309,16 @@ mod tests {
     #[test]
     fn a_volume_is_an_absolute_path_or_a_name_at_an_absolute_path() {
         let source = VolumeSource::Path("/a b".into());
-        let writable = Volume { source, path: "/c".into(), read_only: false };
+        let writable = Volume { source, path: "/c".into(), read_only: false, no_copy: false };
         assert_eq!(run(&["-v", "/a b:/c", "i"]).volume, std::slice::from_ref(&writable));
         let read_only = Volume { read_only: true, ..writable };
         assert_eq!(run(&["--volume", "/a b:/c:ro", "i"]).volume, [read_only]);
         let named = run(&["-v", "data:/c", "i"]).volume.remove(0).source;
         assert_eq!(named, VolumeSource::Named("data".parse().unwrap()));
-        for text in ["", "/a", "/a:", ":/b", "na me:/b", "/a:b", "/a:/b:no", "/a:/b:ro:x", "./a:/b", "..:/b"]
-        {
+        let all = volume("data:/c:ro,nocopy,z").unwrap();
+        assert!(all.read_only && all.no_copy);
+        let bad = ["", "/a", "/a:", ":/b", "na me:/b", "/a:b", "/a:/b:no", "/a:/b:ro:x", "./a:/b", "..:/b"];
+        for text in bad.into_iter().chain(["/a:/b:nocopy", "a:/b:rshared", "a:/b:"]) {
             assert!(volume(text).is_err(), "{text}");
         }
     }
@@ -306,11 +335,19 @@ mod tests {
     fn mounts_are_read_in_dockers_longer_words() {
         let bind = mount("type=bind,source=/srv,target=/data,readonly").unwrap();
         let source = VolumeSource::Path("/srv".into());
-        assert_eq!(bind, Mounted::Volume(Volume { source, path: "/data".into(), read_only: true }));
+        assert_eq!(
+            bind,
+            Mounted::Volume(Volume { source, path: "/data".into(), read_only: true, no_copy: false })
+        );
         assert!(matches!(
             mount("src=data,dst=/data").unwrap(),
             Mounted::Volume(Volume { source: VolumeSource::Named(_), read_only: false, .. })
         ));
+        assert!(matches!(
+            mount("src=data,dst=/data,volume-nocopy").unwrap(),
+            Mounted::Volume(Volume { no_copy: true, .. })
+        ));
+        assert!(mount("type=bind,src=/a,dst=/b,bind-propagation=rprivate").is_ok());
         let memory = mount("type=tmpfs,target=/run,tmpfs-size=1m").unwrap();
         assert_eq!(memory, Mounted::Tmpfs(Tmpfs { path: "/run".into(), options: vec!["size=1m".into()] }));
         for text in [
@@ -319,6 +356,7 @@ mod tests {
             "type=bind,source=x,target=/x",
             "source=a",
             "type=nfs,source=a,target=/b",
+            "type=bind,source=/a,target=/b,bind-propagation=shared",
             "x=y",
         ] {
             assert!(mount(text).is_err(), "{text}");

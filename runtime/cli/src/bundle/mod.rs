@@ -3,6 +3,9 @@
 mod limits;
 mod mounts;
 mod names;
+mod seccomp;
+
+pub(crate) use mounts::leave_volumes;
 
 pub(crate) use limits::CPU_PERIOD_US;
 
@@ -10,11 +13,11 @@ use std::{env, ffi::OsString, fs, io, path::PathBuf};
 
 use oci_spec::runtime::{Process, Spec, User as SpecUser};
 use securectr_image::{ImageConfig, User};
-use securectr_sandbox::{Bundle, RootSource, SandboxId, Scope, Writable};
+use securectr_sandbox::{Bundle, INIT, RootSource, SandboxId, Scope, Writable};
 use thiserror::Error;
 
 use crate::{
-    args::{Run, SecurityOption},
+    args::Run,
     capabilities::{self, UnknownCapability},
 };
 
@@ -32,6 +35,8 @@ pub(crate) enum BundleError {
     NotUtf8(OsString),
     #[error("read the environment variables in {path}: {kind}")]
     EnvFile { path: PathBuf, kind: io::ErrorKind },
+    #[error("read the seccomp profile {path}: {words}")]
+    Seccomp { path: PathBuf, words: String },
     #[error("an environment variable has no name: {0:?}")]
     NoVariableName(String),
     #[error("the working directory {0:?} is not an absolute path")]
@@ -81,7 +86,7 @@ fn spec(source: &Source<'_>, hostname: String) -> Result<Spec, BundleError> {
     process.set_terminal(Some(source.run.tty));
     set_user(&mut process, source.user);
     capabilities::set(&mut process, source.run, source.user.uid == 0)?;
-    process.set_no_new_privileges(Some(source.run.has(SecurityOption::NoNewPrivileges)));
+    process.set_no_new_privileges(Some(source.run.has_no_new_privileges()));
     process.set_oom_score_adj(source.run.oom_score_adj);
     process.set_rlimits(Some(source.run.ulimit.clone()));
     spec.set_process(Some(process));
@@ -89,8 +94,14 @@ fn spec(source: &Source<'_>, hostname: String) -> Result<Spec, BundleError> {
     let mut root = spec.root().clone().unwrap_or_default();
     root.set_readonly(Some(source.run.read_only));
     spec.set_root(Some(root));
+    if source.run.init {
+        spec.set_annotations(Some([(INIT.to_owned(), "true".to_owned())].into()));
+    }
     mounts::add(&mut spec, source);
     limits::set(&mut spec, source.run);
+    if let Some(path) = source.run.seccomp() {
+        seccomp::set(&mut spec, path)?;
+    }
     Ok(spec)
 }
 
@@ -118,21 +129,31 @@ fn environment(source: &Source<'_>, hostname: &str) -> Result<Vec<String>, Bundl
     for variable in &source.image.env {
         set_variable(&mut variables, variable.clone());
     }
-    for typed in from_files(&source.run.env_file)?.iter().chain(&source.run.env) {
-        if typed.is_empty() || typed.starts_with('=') {
-            return Err(BundleError::NoVariableName(typed.clone()));
-        }
-        if typed.contains('=') {
-            set_variable(&mut variables, typed.clone());
-        } else if let Some(value) = env::var_os(typed) {
-            let value = value.into_string().map_err(BundleError::NotUtf8)?;
-            set_variable(&mut variables, format!("{typed}={value}"));
-        }
-    }
+    set_typed(&mut variables, &source.run.env_file, &source.run.env)?;
     if !variables.iter().any(|variable| variable.starts_with("HOME=")) {
         variables.push(format!("HOME={}", source.user.home));
     }
     Ok(variables)
+}
+
+/// Sets what files and the command line say; a name without a value has that of this environment, if there is one.
+pub(crate) fn set_typed(
+    variables: &mut Vec<String>,
+    files: &[PathBuf],
+    typed: &[String],
+) -> Result<(), BundleError> {
+    for typed in from_files(files)?.iter().chain(typed) {
+        if typed.is_empty() || typed.starts_with('=') {
+            return Err(BundleError::NoVariableName(typed.clone()));
+        }
+        if typed.contains('=') {
+            set_variable(variables, typed.clone());
+        } else if let Some(value) = env::var_os(typed) {
+            let value = value.into_string().map_err(BundleError::NotUtf8)?;
+            set_variable(variables, format!("{typed}={value}"));
+        }
+    }
+    Ok(())
 }
 
 /// A variable a line; empty lines and those that begin with # are nothing.
@@ -184,6 +205,7 @@ fn set_user(process: &mut Process, user: &User) {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use securectr_sandbox::COPY_UP;
 
     use super::*;
     use crate::args::{Args, Command};
@@ -270,6 +292,14 @@ mod tests {
             (Some("/srv".as_ref()), "/data".as_ref())
         );
         assert_eq!(mount.options().as_deref().unwrap(), ["rbind", "ro"]);
+        let filled = |volume| {
+            let spec = with(&["-v", volume, "i"], &image(), &ROOT).unwrap();
+            let mount = spec.mounts().as_ref().unwrap().last().unwrap().clone();
+            mount.options().as_ref().unwrap().contains(&COPY_UP.to_owned())
+        };
+        assert!(
+            filled("data:/x") && !filled("data:/x:ro") && !filled("data:/x:nocopy") && !filled("/srv:/x")
+        );
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use oci_spec::runtime::{Mount, Spec};
+use securectr_sandbox::COPY_UP;
 
 use super::Source;
-use crate::args::Tmpfs;
+use crate::args::{Tmpfs, VolumeSource};
 
 const SHM: &str = "/dev/shm";
 
@@ -24,13 +25,26 @@ pub(super) fn add(spec: &mut Spec, source: &Source<'_>) {
     mounts.extend(source.run.tmpfs().map(tmpfs));
     for (volume, path) in source.run.volumes().zip(&source.volumes) {
         let access = if volume.read_only { "ro" } else { "rw" };
+        let mut options = vec!["rbind".to_owned(), access.to_owned()];
+        // What is read-only is so for the file server, too: nothing can be copied to it.
+        let is_named = matches!(volume.source, VolumeSource::Named(_));
+        if is_named && !volume.read_only && !volume.no_copy {
+            options.push(COPY_UP.to_owned());
+        }
         let mut mount = Mount::default();
         mount
             .set_destination(volume.path.clone())
             .set_typ(Some("bind".to_owned()))
             .set_source(Some(path.clone()))
-            .set_options(Some(vec!["rbind".to_owned(), access.to_owned()]));
+            .set_options(Some(options));
         mounts.push(mount);
+    }
+}
+
+/// Only a new container fills its volumes.
+pub(crate) fn leave_volumes(spec: &mut Spec) {
+    for options in spec.mounts_mut().iter_mut().flatten().filter_map(|mount| mount.options_mut().as_mut()) {
+        options.retain(|option| option != COPY_UP);
     }
 }
 

@@ -28,6 +28,11 @@ pub(crate) struct Audience {
 }
 
 impl Audience {
+    /// Of a container that says nothing.
+    pub(crate) fn nobody() -> Self {
+        Self { stdout: Seats::default(), stderr: Seats::default() }
+    }
+
     /// Lets others look on at what goes to these ends.
     pub(super) fn beside(ends: Ends, meter: &Arc<Meter>) -> (Self, Ends) {
         let audience = Self { stdout: seats(), stderr: seats() };

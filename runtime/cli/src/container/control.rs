@@ -10,12 +10,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use oci_spec::runtime::{LinuxResources, Process};
+use oci_spec::runtime::LinuxResources;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
-use securectr_sandbox::Stats;
+use securectr_sandbox::{Addition, Stats};
 use serde::{Deserialize, Serialize};
 
 use super::record::Place;
@@ -51,9 +51,9 @@ pub(crate) enum Request {
     },
     /// Answered at the container's end. Others are answered meanwhile.
     Wait,
-    /// Adds a process, which is this connection's from then on. Answered with its streams.
+    /// Adds a process or a job, which is this connection's from then on. Answered with its streams.
     Exec {
-        process: Box<Process>,
+        addition: Addition,
         wanted: Wanted,
     },
     /// Lets this connection's process run.
@@ -107,6 +107,11 @@ impl Client {
             .with_socket(|path| UnixStream::connect(path))
             .map_err(|_| anyhow!("container not running"))?;
         Ok(Self(stream))
+    }
+
+    /// One that is connected.
+    pub(crate) fn of(stream: UnixStream) -> Self {
+        Self(stream)
     }
 
     pub(crate) fn try_clone(&self) -> Result<Self> {

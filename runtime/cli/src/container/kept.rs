@@ -17,6 +17,9 @@ pub(crate) struct Kept {
     pub image_id: Option<Digest>,
     /// What is executed.
     pub command: Vec<String>,
+    /// As it was typed, in place of the image's.
+    #[serde(default)]
+    pub user: Option<String>,
     pub tty: bool,
     /// It has a standard input.
     pub interactive: bool,

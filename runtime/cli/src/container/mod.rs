@@ -16,6 +16,7 @@ mod spawn;
 mod sys;
 mod watch;
 
+pub(crate) use audience::Audience;
 pub(crate) use book::{Book, locked};
 pub(crate) use budget::{Budget, Spent};
 pub(crate) use companion::{Companion, KILLED, Left, Whose, streams};
@@ -25,6 +26,7 @@ pub(crate) use journal::{Action, Event, Journal};
 pub(crate) use kept::{Ended, Kept, Restart};
 pub(crate) use locate::{Located, OfRun, find, is_free, locate, locate_of_run, of_run};
 pub(crate) use record::{GONE_LIMIT, OCI_VERSION, Place, Record, Records, Status, hook_state};
+pub(crate) use serve::{Container as Served, serve as serve_connection};
 pub(crate) use spawn::{NotBegun, again, let_go_of_streams, report, spawn_and_hear};
 pub(crate) use sys::inherited;
 pub(crate) use watch::{Joined, LastWords, Watch, Watched};

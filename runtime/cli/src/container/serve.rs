@@ -9,8 +9,8 @@ use std::{
 use oci_spec::runtime::Hook;
 use rustix::process::Signal;
 use securectr_sandbox::{
-    HookError, KillError, Process, ProcessName, Reach, Sandbox, SandboxError, SandboxId, StartError, Streams,
-    StreamsWanted, run_in_turn,
+    Addition, HookError, KillError, Process, ProcessName, Reach, Sandbox, SandboxError, SandboxId,
+    StartError, Streams, StreamsWanted, run_in_turn,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
@@ -88,10 +88,10 @@ impl Container {
     ) -> Option<(Answer, Vec<OwnedFd>)> {
         let answer = match request {
             Request::Wait | Request::WaitExec => self.tell_exit(&request, added, exited)?,
-            Request::Exec { process, wanted } => {
+            Request::Exec { addition, wanted } => {
                 let wanted =
                     StreamsWanted { stdin: wanted.stdin, stdout: wanted.stdout, stderr: wanted.stderr };
-                match self.add(&process, wanted, added).await {
+                match self.add(&addition, wanted, added).await {
                     Ok(streams) => return Some((Answer::Streams, fds(streams))),
                     Err(words) => Answer::Refused(words),
                 }
@@ -208,13 +208,13 @@ impl Container {
 
     async fn add(
         &self,
-        process: &oci_spec::runtime::Process,
+        addition: &Addition,
         wanted: StreamsWanted,
         added: &mut Added,
     ) -> Result<Streams, String> {
         let exec = SandboxId::random().map_err(|error| error.to_string())?.to_string();
         let name = ProcessName { container: self.id.clone(), exec: Some(exec) };
-        let streams = self.sandbox.exec(&name, process, wanted).await.map_err(|error| line(&error))?;
+        let streams = self.sandbox.exec(&name, addition, wanted).await.map_err(|error| line(&error))?;
         let process = Process::watch(Arc::clone(&self.sandbox), name.clone());
         added.0 = Some((name, process));
         Ok(streams)

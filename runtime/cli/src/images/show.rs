@@ -142,6 +142,7 @@ pub(crate) fn document(image: &Listed, store: &Store) -> Result<Value> {
         "RepoDigests": digests,
         "Created": of_config("created"),
         "Author": of_config("author"),
+        "Comment": last_step(&description.config).and_then(|step| step.get("comment")).cloned().unwrap_or_default(),
         "Architecture": of_config("architecture"),
         "Os": of_config("os"),
         "Variant": of_config("variant"),
@@ -154,4 +155,8 @@ pub(crate) fn document(image: &Listed, store: &Store) -> Result<Value> {
         "Manifest": image.manifest.to_string(),
         "Added": humantime::format_rfc3339_seconds(image.added).to_string(),
     }))
+}
+
+fn last_step(config: &Value) -> Option<&Value> {
+    config.get("history")?.as_array()?.last()
 }

@@ -118,6 +118,7 @@ pub(crate) fn kept(
         image: root.typed.clone(),
         image_id: root.digest.clone(),
         command: spec.process().as_ref().and_then(|process| process.args().clone()).unwrap_or_default(),
+        user: run.user.clone(),
         tty: run.tty,
         interactive: run.interactive,
         is_in_foreground: !run.detach,

@@ -3,6 +3,7 @@
 
 mod args;
 mod attach;
+mod idle;
 mod log;
 mod make;
 mod monitor;
@@ -16,6 +17,7 @@ use serde_json::Value;
 
 pub(crate) use args::{Verb, moment};
 pub(crate) use attach::start as start_attached;
+pub(crate) use idle::Idle;
 pub(crate) use make::{detach, first_record, kept, write_spec};
 pub(crate) use show::{Wanted, list};
 pub(crate) use verbs::{remove, start};

@@ -21,6 +21,7 @@ use tokio::time::{sleep, timeout};
 use super::{args::Keep, log::Log, verbs};
 use crate::{
     args::Global,
+    bundle::leave_volumes,
     container::{
         Action, Book, Budget, Ended, Incarnation, Joined, Journal, KILLED, Kept, LastWords, Place, Records,
         Status, Watch, Watched, inherited, let_go_of_streams, locked, report,
@@ -34,7 +35,7 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How long its guest may take to let go of the disk.
-const UNMOUNT_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const UNMOUNT_LIMIT: Duration = Duration::from_secs(30);
 /// Who has run for so long begins with the first pause again.
 const LONG_LIFE: Duration = Duration::from_secs(10);
 
@@ -49,10 +50,10 @@ pub(super) fn keep(keep: &Keep, records: &Records, global: &Global) -> Result<u8
     code
 }
 
-struct Life<'a> {
-    id: &'a SandboxId,
-    place: &'a Place,
-    global: &'a Global,
+pub(super) struct Life<'a> {
+    pub id: &'a SandboxId,
+    pub place: &'a Place,
+    pub global: &'a Global,
 }
 
 impl Life<'_> {
@@ -122,7 +123,8 @@ impl Life<'_> {
         Ok(Journal::of(&paths::store(self.global)?))
     }
 
-    async fn boot(&self, kept: &Kept) -> Result<(Arc<Sandbox>, ContainerPlan)> {
+    /// A machine that has its disk, without the container.
+    pub(super) async fn boot(&self, kept: &Kept) -> Result<(Arc<Sandbox>, ContainerPlan)> {
         let store = paths::store(self.global)?;
         let image_id = kept.image_id.as_ref().context("the record names no image")?;
         let image = Store::open(&store)?.image(image_id, &mut |_| {})?;
@@ -144,7 +146,10 @@ impl Life<'_> {
     }
 
     fn plan(&self, kept: &Kept) -> Result<Plan> {
-        let spec = Config::read(self.place.path())?.spec;
+        let mut spec = Config::read(self.place.path())?.spec;
+        if kept.started.is_some() {
+            leave_volumes(&mut spec);
+        }
         let writable = if kept.read_only { Writable::Nothing } else { Writable::Disk };
         let scope = Scope::alone(&spec);
         let files = kept.files.clone();

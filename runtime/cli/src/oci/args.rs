@@ -10,7 +10,7 @@ use crate::{
     kept, output, signals,
 };
 
-#[derive(Debug, ClapArgs)]
+#[derive(Clone, Debug, ClapArgs)]
 pub(crate) struct Options {
     /// Where containers made by `create` are recorded [default: /run/securectr-containers]
     #[arg(long, global = true, value_name = "DIR")]
@@ -277,11 +277,14 @@ pub(crate) struct Exec {
     /// Working directory
     #[arg(short = 'w', long, visible_alias = "workdir", value_name = "DIR")]
     pub cwd: Option<String>,
-    /// Set an environment variable
-    #[arg(short, long, value_name = "KEY=VALUE")]
+    /// Set an environment variable; without a value, take it from this environment
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
     pub env: Vec<String>,
-    /// User, by number
-    #[arg(short, long, value_name = "UID[:GID]")]
+    /// Set environment variables that stand in a file, one a line
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+    /// User, by name or number
+    #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
     /// Descriptors to hand on: a guest cannot be given any
     #[arg(long, default_value_t = 0, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(..=0))]

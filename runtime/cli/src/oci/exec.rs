@@ -4,13 +4,14 @@
 use std::{fs, io::stdin};
 
 use anyhow::{Context, Result, bail};
-use oci_spec::runtime::{Process, User};
+use oci_spec::runtime::Process;
 use rustix::process::setsid;
-use securectr_sandbox::Config;
+use securectr_sandbox::{Addition, Config};
 
 use super::{args::Exec, console::Console, create::write_pid, monitor};
 use crate::{
     args::Global,
+    bundle,
     container::{
         Answer, Client, Companion, Left, Located, Record, Request, Status, Wanted, Whose, again, inherited,
         let_go_of_streams, report, spawn_and_hear, streams,
@@ -73,6 +74,9 @@ fn detach(exec: &Exec, located: &Located, global: &Global) -> Result<u8> {
     if let Some(user) = &exec.user {
         command.args(["--user", user]);
     }
+    for file in &exec.env_file {
+        command.arg("--env-file").arg(file);
+    }
     for variable in &exec.env {
         command.args(["--env", variable]);
     }
@@ -121,6 +125,7 @@ fn begin(exec: &Exec, located: &Located) -> Result<Begun> {
     let place = located.place()?;
     let record = place.read()?;
     let process = process(exec, &record)?;
+    let user = exec.user.clone().filter(|_| exec.process.is_none());
     let has_terminal = process.terminal().unwrap_or(false);
     let console = match (has_terminal, &exec.console_socket) {
         (true, Some(socket)) => Some(Console::open(socket)?),
@@ -133,7 +138,8 @@ fn begin(exec: &Exec, located: &Located) -> Result<Begun> {
     let client = Client::connect(&place)?;
     let stdin = exec.interactive || record.kept.is_none();
     let wanted = Wanted { stdin, stdout: true, stderr: !has_terminal };
-    let (_, fds) = client.ask(&Request::Exec { process: Box::new(process), wanted })?;
+    let (_, fds) = client
+        .ask(&Request::Exec { addition: Addition::Process { process: Box::new(process), user }, wanted })?;
     let output = monitor::join(streams(fds, wanted)?, console.as_ref())?;
     let raw = is_on_our_terminal.then(RawMode::enter).transpose().context("set up the terminal")?;
     let size = if is_on_our_terminal { terminal::size() } else { None };
@@ -172,19 +178,12 @@ fn process(exec: &Exec, record: &Record) -> Result<Process> {
     if let Some(cwd) = &exec.cwd {
         process.set_cwd(cwd.into());
     }
-    if let Some(user) = &exec.user {
-        process.set_user(parse_user(user)?);
+    let mut variables = process.env().clone().unwrap_or_default();
+    if exec.user.is_some() {
+        // It is another's.
+        variables.retain(|variable| !variable.starts_with("HOME="));
     }
-    let variables = process.env().iter().flatten().chain(&exec.env).cloned().collect();
+    bundle::set_typed(&mut variables, &exec.env_file, &exec.env)?;
     process.set_env(Some(variables));
     Ok(process)
-}
-
-fn parse_user(text: &str) -> Result<User> {
-    let (uid, gid) = text.split_once(':').unwrap_or((text, "0"));
-    let number =
-        |text: &str| text.parse::<u32>().with_context(|| format!("the user {text:?} is not a number"));
-    let mut user = User::default();
-    user.set_uid(number(uid)?).set_gid(number(gid)?);
-    Ok(user)
 }

@@ -209,7 +209,7 @@ fn describe(content: &Content, found: &Found, layers: &[(Digest, u64)]) -> Resul
 }
 
 /// As the index keeps it.
-fn whole_seconds(time: SystemTime) -> SystemTime {
+pub(super) fn whole_seconds(time: SystemTime) -> SystemTime {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     UNIX_EPOCH + Duration::from_secs(since.as_secs())
 }

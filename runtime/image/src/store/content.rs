@@ -12,6 +12,7 @@ use tempfile::NamedTempFile;
 
 use super::entry::create_private_directory;
 use crate::digest::{Digest, Hasher};
+use crate::limits::Exceeded;
 use crate::section::Section;
 
 /// What is being written is called so, and something behind it.
@@ -35,6 +36,8 @@ pub(super) struct Content(PathBuf);
 pub(super) enum Error {
     #[error("read {0}")]
     Read(PathBuf, #[source] io::Error),
+    #[error("receive a blob")]
+    Receive(#[source] io::Error),
     #[error("write a blob")]
     Write(#[source] io::Error),
     #[error("the content of {name} has another digest: {actual}")]
@@ -106,6 +109,31 @@ impl Content {
             (_, Some(file)) => self.finish(file, &actual).map(|()| actual),
             (_, None) => self.adopt(section.source.path(), &actual).map(|()| actual),
         }
+    }
+
+    /// Takes what comes, up to so many bytes, and tells its digest and size. An error on its way leaves nothing.
+    pub(super) fn receive(&self, mut from: impl Read, limit: u64) -> Result<(Digest, u64), Error> {
+        let mut file = self.begin()?;
+        let (mut hasher, mut total) = (Hasher::new(), 0);
+        let mut chunk = vec![0; CHUNK_LEN];
+        loop {
+            let bytes = match from.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(len) => chunk.get(..len).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Error::Receive(error)),
+            };
+            total += bytes.len() as u64;
+            if total > limit {
+                let exceeded = Exceeded { of: "bytes in a layer", limit };
+                return Err(Error::Receive(io::Error::other(exceeded)));
+            }
+            hasher.update(bytes);
+            file.write_all(bytes).map_err(Error::Write)?;
+        }
+        let digest = hasher.finish();
+        self.finish(file, &digest)?;
+        Ok((digest, total))
     }
 
     /// By another name, not by one more: whoever reads a blob takes any change of it for somebody's writing, and that of its links

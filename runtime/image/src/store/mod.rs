@@ -14,6 +14,7 @@
 //! killed process left is simply removed. No other lock is taken while it is held. `library` has the others.
 
 mod add;
+mod commit;
 mod content;
 mod entry;
 mod library;
@@ -40,6 +41,7 @@ use entry::Entry;
 use record::Record;
 
 pub use add::Addition;
+pub use commit::Commit;
 pub use library::{Listed, Removed};
 pub use pull::Pulling;
 pub use save::Description;
@@ -106,12 +108,12 @@ pub struct Image {
 }
 
 impl Image {
-    /// Looks up `[USER|UID][:[GROUP|GID]]`, as in `--user` and [`ImageConfig::user`], in the image's own files.
+    /// Looks up `[USER|UID][:[GROUP|GID]]`, as in `--user` and [`ImageConfig::user`], and further groups in the image's own files.
     ///
     /// # Errors
     /// A name that the image does not have.
-    pub fn resolve_user(&self, spec: &str) -> Result<User, ResolveUserError> {
-        self.accounts.resolve(spec)
+    pub fn resolve_user(&self, spec: &str, more_groups: &[String]) -> Result<User, ResolveUserError> {
+        self.accounts.resolve(spec, more_groups)
     }
 }
 

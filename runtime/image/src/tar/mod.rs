@@ -21,6 +21,7 @@ use crate::tree::{Attributes, Device};
 use pax::Extensions;
 
 const BLOCK_BYTES: u64 = 512;
+const PIECE_BYTES: usize = 128 * 1024;
 /// PAX headers and long names of GNU tar; Go's reader stops at the same size.
 const MAX_EXTENSION_BYTES: u64 = 1 << 20;
 
@@ -198,6 +199,23 @@ impl<'a, R: Input> Reader<'a, R> {
         self.pending = self.pending.checked_sub(bytes).ok_or(Error::Truncated)?;
         self.input.read_exact(buffer)?;
         self.offset += bytes;
+        Ok(())
+    }
+
+    /// Hands over the next `bytes` stored bytes of the current member, piece by piece.
+    pub(crate) fn copy_data(
+        &mut self,
+        mut bytes: u64,
+        take: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut buffer = vec![0; PIECE_BYTES];
+        while bytes > 0 {
+            let length = usize::try_from(bytes).unwrap_or(usize::MAX).min(buffer.len());
+            let piece = buffer.get_mut(..length).unwrap_or_default();
+            self.read_data(piece).map_err(io::Error::other)?;
+            take(piece)?;
+            bytes -= length as u64;
+        }
         Ok(())
     }
 

@@ -29,7 +29,7 @@ fn the_three_forms_give_the_same_image() {
         let rootfs = place.rootfs(reference).unwrap();
         assert_eq!(rootfs.config.cmd, ["sh"], "{reference}");
         assert_eq!(rootfs.digest.as_ref().unwrap().to_string(), digest(image.config.to_string().as_bytes()));
-        let user = rootfs.resolve_user(&rootfs.config.user).unwrap();
+        let user = rootfs.resolve_user(&rootfs.config.user, &[]).unwrap();
         assert_eq!((user.uid, user.home.as_str()), (33, "/srv"));
         let root = unpack(&rootfs.rootfs, place.path());
         assert_eq!(paths(&root), ["bin", "bin/sh", "etc", "etc/passwd"]);

@@ -183,7 +183,7 @@ fn a_directory_is_packed_as_it_is_each_time() {
     let image = store.pack_directory(&source, &mut |_| {}).unwrap();
     assert!(image.rootfs.metadata().unwrap().len() < 2 << 20);
     assert!(image.rootfs.write_at(b"x", 0).is_err());
-    assert_eq!(image.resolve_user("me").unwrap().uid, 7);
+    assert_eq!(image.resolve_user("me", &[]).unwrap().uid, 7);
     let root = unpack(&image.rootfs, place.path());
     assert_eq!(
         paths(&root),
