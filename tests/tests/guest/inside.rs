@@ -160,7 +160,7 @@ fn files_are_copied_out_of_a_container_by_dockers_rules() -> Result<()> {
         |from: &str, to: &str| user.call(&["cp", &format!("web:{from}"), &here(to).display().to_string()]);
     said(
         &user,
-        "mkdir -p /d/sub; echo inner >/d/sub/file; ln -s file /d/sub/link; ln /d/sub/file /d/twin; chmod 4711 /d/twin; chown 7:8 /d/twin; chmod 500 /d/sub; touch -d @1000000 /d/sub; echo there >/memory/file",
+        "mkdir -p /d/sub; echo inner >/d/sub/file; ln -s file /d/sub/link; ln /d/sub/file /d/twin; chown 7:8 /d/twin; chmod 4711 /d/twin; chmod 500 /d/sub; touch -d @1000000 /d/sub; echo there >/memory/file",
     )?;
     user.write("existing/file", "old")?;
     for (from, to) in [

@@ -19,10 +19,12 @@ const OF_THE_KERNEL: [u64; 5] = [0x9fa0, 0x6265_6572, 0x6367_7270, 0x1cd1, 0x198
 
 /// In a process that is in the container's mount namespace: links cannot lead out of it.
 pub(super) fn send(asked: &str, follows: bool, output: impl Write) -> Result<(), Failure> {
-    let path = Path::new("/").join(asked.trim_start_matches('/'));
+    let mut path = Path::new("/").join(asked.trim_start_matches('/'));
     let leads_inside = asked.ends_with('/') || asked.ends_with("/.") || asked == ".";
-    let look = if follows || leads_inside { fs::metadata(&path) } else { fs::symlink_metadata(&path) };
-    let metadata = look.during(|| format!("look at {}", path.display()))?;
+    if follows || leads_inside {
+        path = fs::canonicalize(&path).during(|| format!("look at {}", path.display()))?;
+    }
+    let metadata = fs::symlink_metadata(&path).during(|| format!("look at {}", path.display()))?;
     if leads_inside && !metadata.is_dir() {
         return Err(io::Error::from(io::ErrorKind::NotADirectory)).during(|| format!("look at {asked}"));
     }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{args::Global, container::locate, output};
 
-/// More than these are not listed.
+/// As many as the agent ever tells.
 const MOST_PROCESSES: usize = 64 * 1024;
 
 const MONTHS: [&str; 12] =
@@ -42,9 +42,10 @@ pub(super) fn top(top: &Top, global: &Global) -> Result<u8> {
     let mut rows = Vec::new();
     work.lines(|line| {
         let told: Told = serde_json::from_slice(line).context("understand the container's agent")?;
-        if rows.len() < MOST_PROCESSES {
-            rows.push(row(&told, SystemTime::now()));
+        if rows.len() == MOST_PROCESSES {
+            bail!("the container has more than {MOST_PROCESSES} processes");
         }
+        rows.push(row(&told, SystemTime::now()));
         Ok(())
     })?;
     work.end()?;
