@@ -22,7 +22,7 @@ use crate::sys::try_lock;
 pub const DEFAULT_DISK_BYTES: u64 = 10 << 30;
 
 /// Smaller ones have no room for a file system with a journal, in bytes.
-pub const LEAST_DISK_BYTES: u64 = 32 << 20;
+pub const LEAST_DISK_BYTES: u64 = 64 << 20;
 
 /// Sizes are rounded up to it, in bytes: each is a file system that is kept.
 const STEP: u64 = 1 << 20;

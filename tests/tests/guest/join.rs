@@ -93,7 +93,7 @@ fn what_is_used_up_ends_it_and_is_told() -> Result<()> {
     assert!(talked.stdout.len() == 1024 && talked.err().contains("1024 bytes of output"), "{}", talked.err());
     let worked = run(&["--cpu-seconds", "2"], "while :; do :; done")?;
     assert!(worked.code == 137 && worked.err().contains("CPU time of 2 s"), "{worked:?}");
-    let wrote = run(&["--disk", "32m"], "dd if=/dev/zero of=/big bs=1M count=64 2>&1; ls -l /big | wc -l")?;
+    let wrote = run(&["--disk", "64m"], "dd if=/dev/zero of=/big bs=1M count=96 2>&1; ls -l /big | wc -l")?;
     assert!(wrote.out().contains("No space left"), "{wrote:?}");
     user.succeed(&["run", "-d", "--name", "kept", "--output-limit", "100", "box", "sh", "-c", "yes"])?;
     assert_eq!(user.succeed(&["wait", "kept"])?, "137");

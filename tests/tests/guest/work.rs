@@ -2,8 +2,8 @@
 
 use std::{thread, time::Duration};
 
-use anyhow::{Context, Result};
-use securectr_tests::{Started, User, checkout, eventually, no_process_is_left};
+use anyhow::{Context, Result, bail};
+use securectr_tests::{Started, User, checkout, no_process_is_left};
 
 /// Somebody who has the image with these programs, by the name `workshop`.
 fn user() -> Result<User> {
@@ -13,10 +13,15 @@ fn user() -> Result<User> {
     Ok(user)
 }
 
+/// Waits until it answers: in an emulated host it takes its time.
 fn database(user: &User) -> Result<()> {
-    eventually("the database answers", || {
-        Ok(user.call(&["exec", "db", "psql", "-tAc", "select 1"])?.out() == "1\n")
-    })
+    for _ in 0..120 {
+        if user.call(&["exec", "db", "psql", "-tAc", "select 1"])?.out() == "1\n" {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_secs(3));
+    }
+    bail!("the database does not answer: {:?}", user.call(&["logs", "db"])?)
 }
 
 #[test]
