@@ -4,7 +4,7 @@ mod sys;
 
 use std::os::fd::OwnedFd;
 
-use securectr_vmm::spec::{CONTROL_FD, Fd, VmSpec};
+use securectr_vmm::spec::{CONTROL_FD, Fd, VmSpec, Wire};
 use thiserror::Error;
 
 /// Every descriptor that the spec names. Each number is in it once, so nothing can come to own a descriptor twice.
@@ -27,7 +27,7 @@ impl Descriptors {
     pub(crate) fn named_by(spec: &VmSpec) -> Result<Self, DescriptorError> {
         let mut untaken: Vec<Fd> = vec![spec.kvm, spec.kernel, spec.initramfs, spec.console];
         untaken.extend(spec.disks.iter().filter_map(|disk| disk.file));
-        untaken.extend(spec.nets.iter().filter_map(|net| net.tap));
+        untaken.extend(spec.nets.iter().filter_map(|net| net.wire.map(Wire::fd)));
         untaken.extend(spec.filesystems.iter().map(|filesystem| filesystem.server));
         untaken.push(spec.vsock.listener);
         untaken.extend(spec.vsock.dial_out.iter().map(|dial_out| dial_out.stream));

@@ -53,13 +53,31 @@ pub struct DiskSpec {
 /// A virtio-net device. The guest tells it by its MAC address.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NetSpec {
-    /// A tap, opened without waiting: IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, TUNSETVNETHDRSZ of 12. Which offloads it has, the VMM
-    /// says. Without, the device waits for [`Request::AttachNet`](crate::control::Request::AttachNet).
-    pub tap: Option<Fd>,
+    /// Without, the device waits for [`Request::AttachNet`](crate::control::Request::AttachNet).
+    pub wire: Option<Wire>,
     /// Of one interface, not of a group.
     pub mac: [u8; 6],
     /// In bytes, at least 68: what a frame carries behind its Ethernet header.
     pub mtu: u16,
+}
+
+/// The other end of a network device's wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wire {
+    /// A tap, opened without waiting: IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, TUNSETVNETHDRSZ of 12. Which offloads it has, the VMM
+    /// says.
+    Tap(Fd),
+    /// A connected Unix stream socket to passt(1): each frame stands behind its length, which is of 32 bits, big endian. There are
+    /// no offloads. What the other end would take for itself, its loopback say, is not sent.
+    Stream(Fd),
+}
+
+impl Wire {
+    pub fn fd(self) -> Fd {
+        match self {
+            Self::Tap(fd) | Self::Stream(fd) => fd,
+        }
+    }
 }
 
 /// A virtio-fs device, whose requests are relayed to a file server.

@@ -206,8 +206,8 @@ pub(crate) fn build(
         ));
     }
     for (index, spec) in spec.nets.iter().enumerate() {
-        let tap = spec.tap.map(|tap| descriptors.take(tap)).transpose()?;
-        let net = net::Net::new(tap.map(Into::into), spec.mac, spec.mtu);
+        let other_end = spec.wire.map(|wire| descriptors.take(wire.fd())).transpose()?;
+        let net = net::Net::new(spec.wire.zip(other_end), spec.mac, spec.mtu);
         let net = net.map_err(|error| DeviceError::Net(index, error))?;
         devices.push((format!("virtio-net {index}"), Box::new(net)));
     }

@@ -1,4 +1,5 @@
-//! virtio-net on a tap (VirtIO 1.2, section 5.1), without a control queue: what the driver may change, it changes in the guest.
+//! virtio-net on a tap or a stream socket (VirtIO 1.2, section 5.1), without a control queue: what the driver may change, it changes
+//! in the guest.
 //!
 //! The wire may be plugged in later: a network namespace can get its interfaces while the guest runs.
 //!
@@ -7,13 +8,14 @@
 
 mod backend;
 mod header;
+mod stream;
 
 use std::{
-    fs::File,
     io,
     os::fd::{OwnedFd, RawFd},
 };
 
+use securectr_vmm::spec::Wire;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use virtio_bindings::{
@@ -28,14 +30,16 @@ use virtio_bindings::{
 use self::{
     backend::{Backend, Tap},
     header::{HEADER_LEN, Header},
+    stream::Stream,
 };
 use super::{
     AttachError, Progress, StateError, VirtioDevice,
     virtqueue::{Violation, Virtqueue},
 };
 
-/// The tap's. Its [`IOCTLS`] have rows of their own in the filter.
-pub(super) const SYSCALLS: &[libc::c_long] = &[libc::SYS_read, libc::SYS_writev];
+/// The tap's, whose [`IOCTLS`] have rows of their own in the filter, and the stream's.
+pub(super) const SYSCALLS: &[libc::c_long] =
+    &[libc::SYS_read, libc::SYS_writev, libc::SYS_recvfrom, libc::SYS_shutdown];
 
 /// What is asked of a tap, and what it is told. No other ioctl(2) is for a running VMM's event loop to make.
 pub(crate) const IOCTLS: [u32; 3] =
@@ -52,15 +56,17 @@ const MAX_FRAMES_A_CALL: usize = 64;
 /// The least that Linux takes for an Ethernet device (ETH_MIN_MTU); below it the driver refuses the device.
 const MIN_MTU: u16 = 68;
 
-const OFFERED: u64 = 1 << VIRTIO_NET_F_MAC
-    | 1 << VIRTIO_NET_F_MTU
+/// On any wire.
+const PLAIN: u64 = 1 << VIRTIO_NET_F_MAC | 1 << VIRTIO_NET_F_MTU | 1 << VIRTIO_NET_F_MRG_RXBUF;
+
+/// On a tap.
+const OFFERED: u64 = PLAIN
     | 1 << VIRTIO_NET_F_CSUM
     | 1 << VIRTIO_NET_F_GUEST_CSUM
     | 1 << VIRTIO_NET_F_GUEST_TSO4
     | 1 << VIRTIO_NET_F_GUEST_TSO6
     | 1 << VIRTIO_NET_F_HOST_TSO4
-    | 1 << VIRTIO_NET_F_HOST_TSO6
-    | 1 << VIRTIO_NET_F_MRG_RXBUF;
+    | 1 << VIRTIO_NET_F_HOST_TSO6;
 
 #[derive(Debug, Error)]
 pub(crate) enum NetError {
@@ -68,6 +74,10 @@ pub(crate) enum NetError {
     Query(#[source] io::Error),
     #[error("it is not a tap with IFF_NO_PI and IFF_VNET_HDR")]
     NotATap,
+    #[error("it is not a connected Unix stream socket")]
+    NotAStream,
+    #[error("watch the stream")]
+    Epoll(#[source] io::Error),
     #[error("an MTU of {0} bytes is less than {MIN_MTU}")]
     Mtu(u16),
     #[error("the MAC address {0:02x?} is not that of one interface")]
@@ -84,7 +94,9 @@ pub(super) struct Net {
     backend: Option<Box<dyn Backend>>,
     /// The other end has gone: nothing comes any more.
     unplugged: bool,
-    features: u64,
+    offered: u64,
+    /// Of what was offered, what the driver takes.
+    agreed: u64,
     /// A frame on its way to the guest, with its header: the first `held` bytes.
     frame: Vec<u8>,
     held: usize,
@@ -98,9 +110,20 @@ struct NetState {
 }
 
 impl Net {
-    pub(super) fn new(tap: Option<File>, mac: [u8; 6], mtu: u16) -> Result<Self, NetError> {
-        let tap = tap.map(Tap::new).transpose()?;
-        Self::with_backend(tap.map(|tap| Box::new(tap) as Box<dyn Backend>), mac, mtu)
+    /// With what is at the other end of its wire, if that is known already.
+    pub(super) fn new(other_end: Option<(Wire, OwnedFd)>, mac: [u8; 6], mtu: u16) -> Result<Self, NetError> {
+        match other_end {
+            None => Self::with_backend(None, mac, mtu),
+            Some((Wire::Tap(_), tap)) => {
+                let tap = Tap::new(tap.into())?;
+                Self::with_backend(Some(Box::new(tap)), mac, mtu)
+            }
+            Some((Wire::Stream(_), socket)) => {
+                let stream = Stream::new(socket, mtu)?;
+                let net = Self::with_backend(Some(Box::new(stream)), mac, mtu)?;
+                Ok(Self { offered: PLAIN, ..net })
+            }
+        }
     }
 
     fn with_backend(backend: Option<Box<dyn Backend>>, mac: [u8; 6], mtu: u16) -> Result<Self, NetError> {
@@ -110,19 +133,26 @@ impl Net {
         if mac == [0; 6] || is_multicast(mac) {
             return Err(NetError::Mac(mac));
         }
-        let frame = vec![0; MAX_FRAME_LEN];
-        Ok(Self { config: config(mac, mtu), backend, unplugged: false, features: 0, frame, held: 0 })
+        Ok(Self {
+            config: config(mac, mtu),
+            backend,
+            unplugged: false,
+            offered: OFFERED,
+            agreed: 0,
+            frame: vec![0; MAX_FRAME_LEN],
+            held: 0,
+        })
     }
 
     fn has(&self, feature: u32) -> bool {
-        self.features & 1 << feature != 0
+        self.agreed & 1 << feature != 0
     }
 
     fn plug_in(&mut self, mut backend: Box<dyn Backend>) -> Result<(), NetError> {
         if self.backend.is_some() {
             return Err(NetError::Plugged);
         }
-        backend.set_offloads(header::tap_offloads(self.features)).map_err(NetError::Offloads)?;
+        backend.set_offloads(header::tap_offloads(self.agreed)).map_err(NetError::Offloads)?;
         self.backend = Some(backend);
         Ok(())
     }
@@ -130,13 +160,17 @@ impl Net {
     /// From the guest to the wire.
     fn transmit(&mut self, queue: &mut Virtqueue<'_>) -> Result<Progress, Violation> {
         for _ in 0..MAX_FRAMES_A_CALL {
+            if self.backend.as_mut().is_some_and(|backend| !backend.has_room()) {
+                // It tells when there is some.
+                return Ok(Progress::Done);
+            }
             let Some(chain) = queue.pop()? else { return Ok(Progress::Done) };
             let mut header = [0; HEADER_LEN];
             let Some((first, frame)) = chain.readable.split_at(HEADER_LEN) else {
                 return Err(Violation::NoHeader);
             };
             first.read(&mut header);
-            let header = Header::from_driver(header, self.features);
+            let header = Header::from_driver(header, self.agreed);
             if let (Some(header), Some(backend), ..=MAX_FRAME_LEN) =
                 (header, &mut self.backend, chain.readable.len())
             {
@@ -214,7 +248,7 @@ impl VirtioDevice for Net {
     }
 
     fn features(&self) -> u64 {
-        OFFERED
+        self.offered
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
@@ -233,7 +267,7 @@ impl VirtioDevice for Net {
 
     /// Before the first frame, the tap learns which frames the driver takes: a restored one may have agreed to other features.
     fn activate(&mut self, features: u64) -> io::Result<()> {
-        self.features = features;
+        self.agreed = features;
         self.backend.as_mut().map_or(Ok(()), |backend| backend.set_offloads(header::tap_offloads(features)))
     }
 
@@ -245,7 +279,7 @@ impl VirtioDevice for Net {
 
     fn reset(&mut self) {
         self.held = 0;
-        self.features = 0;
+        self.agreed = 0;
     }
 
     fn attach(&mut self, tap: OwnedFd) -> Result<(), AttachError> {

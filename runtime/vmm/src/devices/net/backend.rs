@@ -14,8 +14,11 @@ use crate::devices::{sys, virtqueue::Buffers};
 
 /// The other end. Nothing here waits.
 pub(super) trait Backend: Send {
-    /// Readable when there is a frame.
+    /// Readable when there is a frame, or room for one again.
     fn fd(&self) -> RawFd;
+
+    /// Whether there is room for a frame. Where there is none, the driver's frames wait.
+    fn has_room(&mut self) -> bool;
 
     /// From now on, frames come with these offloads at most: TUN_F_* of linux/if_tun.h.
     fn set_offloads(&mut self, offloads: libc::c_uint) -> io::Result<()>;
@@ -44,6 +47,11 @@ impl Tap {
 impl Backend for Tap {
     fn fd(&self) -> RawFd {
         self.0.as_raw_fd()
+    }
+
+    /// What a full one does not take is lost.
+    fn has_room(&mut self) -> bool {
+        true
     }
 
     /// A tap that is gone already is found out by the next read.

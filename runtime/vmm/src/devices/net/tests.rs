@@ -1,4 +1,5 @@
 use std::{
+    fs::File,
     os::{fd::AsRawFd, unix::net::UnixDatagram},
     sync::{
         Arc,
@@ -10,6 +11,8 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_HDR_F_DATA_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE,
     VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_UDP,
 };
+
+use securectr_vmm::spec::Fd;
 
 use super::*;
 use crate::devices::{
@@ -23,11 +26,15 @@ const FROM_GUEST: usize = 1;
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 
 /// The device's end of a wire whose other end the test holds. A datagram is a frame with its header.
-struct Wire(UnixDatagram, Arc<AtomicU32>);
+struct Cable(UnixDatagram, Arc<AtomicU32>);
 
-impl Backend for Wire {
+impl Backend for Cable {
     fn fd(&self) -> RawFd {
         self.0.as_raw_fd()
+    }
+
+    fn has_room(&mut self) -> bool {
+        true
     }
 
     fn set_offloads(&mut self, offloads: libc::c_uint) -> io::Result<()> {
@@ -57,7 +64,7 @@ fn wired() -> (Net, UnixDatagram, Arc<AtomicU32>) {
     ours.set_nonblocking(true).unwrap();
     theirs.set_nonblocking(true).unwrap();
     let offloads = Arc::new(AtomicU32::new(u32::MAX));
-    let wire = Wire(theirs, Arc::clone(&offloads));
+    let wire = Cable(theirs, Arc::clone(&offloads));
     (Net::with_backend(Some(Box::new(wire)), MAC, 1500).unwrap(), ours, offloads)
 }
 
@@ -65,7 +72,7 @@ fn wired() -> (Net, UnixDatagram, Arc<AtomicU32>) {
 pub(in crate::devices) fn fed() -> (Net, UnixDatagram) {
     let (net, wire, _) = wired();
     for len in [1, 100, 1500, 9000, 50_000] {
-        wire.send(&[&PLAIN[..], &vec![7; len]].concat()).unwrap();
+        wire.send(&[&ASKS_NOTHING[..], &vec![7; len]].concat()).unwrap();
     }
     (net, wire)
 }
@@ -76,10 +83,10 @@ fn ready() -> (Guest, UnixDatagram) {
 }
 
 /// A header that asks for nothing.
-const PLAIN: [u8; HEADER_LEN] = [0; HEADER_LEN];
+const ASKS_NOTHING: [u8; HEADER_LEN] = [0; HEADER_LEN];
 
 fn header(flags: u32, segmentation: u32) -> [u8; HEADER_LEN] {
-    let mut header = PLAIN;
+    let mut header = ASKS_NOTHING;
     header[0] = flags as u8;
     header[1] = segmentation as u8;
     header
@@ -109,7 +116,7 @@ fn received(wire: &UnixDatagram) -> Option<Vec<u8>> {
 fn a_frame_goes_out_as_the_driver_gave_it() {
     let (mut guest, wire) = ready();
     // However the driver cuts it (section 2.7.4).
-    let bytes: Vec<u8> = PLAIN.into_iter().chain(0..100).collect();
+    let bytes: Vec<u8> = ASKS_NOTHING.into_iter().chain(0..100).collect();
     let pieces = [guest.put(&bytes[..5]), guest.put(&bytes[5..60]), guest.put(&bytes[60..])];
     guest.give(FROM_GUEST, &pieces);
     assert!(guest.run());
@@ -121,7 +128,7 @@ fn a_frame_goes_out_as_the_driver_gave_it() {
 fn a_frame_comes_in_with_the_number_of_its_buffers() {
     let (mut guest, wire) = ready();
     let room = give_room(&mut guest, 2000);
-    wire.send(&[&PLAIN[..], &[7; 60]].concat()).unwrap();
+    wire.send(&[&ASKS_NOTHING[..], &[7; 60]].concat()).unwrap();
     assert!(guest.run());
     assert_eq!(guest.used(FOR_GUEST), Some((0, 72)));
     assert_eq!(guest.bytes(room, 72), [&[0; 10][..], &[1, 0], &[7; 60]].concat());
@@ -132,7 +139,7 @@ fn a_frame_comes_in_with_the_number_of_its_buffers() {
 fn a_long_frame_goes_over_merged_buffers() {
     let (mut guest, wire) = ready();
     let rooms = [(); 3].map(|()| give_room(&mut guest, 50));
-    wire.send(&[&PLAIN[..], &[7; 100]].concat()).unwrap();
+    wire.send(&[&ASKS_NOTHING[..], &[7; 100]].concat()).unwrap();
     assert!(guest.run());
     let used: Vec<_> = (0..3).map(|_| guest.used(FOR_GUEST).unwrap()).collect();
     assert_eq!(used, [(0, 50), (1, 50), (2, 12)]);
@@ -144,7 +151,7 @@ fn a_long_frame_goes_over_merged_buffers() {
 fn a_frame_waits_for_buffers_and_nothing_spins_meanwhile() {
     let (mut guest, wire) = ready();
     for byte in [1, 2] {
-        wire.send(&[&PLAIN[..], &[byte; 100]].concat()).unwrap();
+        wire.send(&[&ASKS_NOTHING[..], &[byte; 100]].concat()).unwrap();
     }
     assert!(guest.run());
     give_room(&mut guest, 60);
@@ -165,7 +172,7 @@ fn without_merged_buffers_a_frame_that_does_not_fit_is_lost() {
     guest.negotiate(!(1 << VIRTIO_NET_F_MRG_RXBUF));
     give_room(&mut guest, 50);
     for len in [100, 20] {
-        wire.send(&[&PLAIN[..], &vec![7; len]].concat()).unwrap();
+        wire.send(&[&ASKS_NOTHING[..], &vec![7; len]].concat()).unwrap();
     }
     assert!(guest.run());
     assert_eq!(guest.used(FOR_GUEST), Some((0, 32)));
@@ -208,8 +215,8 @@ fn the_tap_learns_which_frames_the_driver_takes() {
 #[test]
 fn a_frame_that_is_too_long_is_lost_and_the_next_is_not() {
     let (mut guest, wire) = ready();
-    transmit(&mut guest, &PLAIN, &vec![1; MAX_FRAME_LEN]);
-    transmit(&mut guest, &PLAIN, &vec![2; MAX_FRAME_LEN - HEADER_LEN]);
+    transmit(&mut guest, &ASKS_NOTHING, &vec![1; MAX_FRAME_LEN]);
+    transmit(&mut guest, &ASKS_NOTHING, &vec![2; MAX_FRAME_LEN - HEADER_LEN]);
     assert_eq!(received(&wire).map(|frame| frame.len()), Some(MAX_FRAME_LEN));
     assert_eq!(received(&wire), None);
 }
@@ -246,7 +253,7 @@ fn drivers_that_break_the_rules_are_stopped_and_told_of() {
     ];
     for (act, words) in acts {
         let (mut guest, wire) = ready();
-        wire.send(&[&PLAIN[..], &[7; 60]].concat()).unwrap();
+        wire.send(&[&ASKS_NOTHING[..], &[7; 60]].concat()).unwrap();
         act(&mut guest);
         assert!(guest.run());
         let told = guest.news();
@@ -262,7 +269,7 @@ fn a_busy_network_lets_others_have_their_turn() {
     }
     for round in 0..20 {
         for byte in 0..10 {
-            wire.send(&[&PLAIN[..], &[round * 10 + byte; 60]].concat()).unwrap();
+            wire.send(&[&ASKS_NOTHING[..], &[round * 10 + byte; 60]].concat()).unwrap();
         }
         assert!(guest.run());
     }
@@ -275,7 +282,7 @@ fn a_cut_wire_ends_no_guest() {
     wire.send(&[]).unwrap();
     assert!(guest.run());
     drop(wire);
-    transmit(&mut guest, &PLAIN, &[1; 60]);
+    transmit(&mut guest, &ASKS_NOTHING, &[1; 60]);
     assert_eq!(guest.news(), None);
 }
 
@@ -296,7 +303,7 @@ fn a_wire_can_be_plugged_in_later_and_once() {
 #[test]
 fn an_unplugged_device_takes_what_is_sent() {
     let mut guest = Guest::ready(Net::with_backend(None, MAC, 1500).unwrap());
-    transmit(&mut guest, &PLAIN, &[1; 60]);
+    transmit(&mut guest, &ASKS_NOTHING, &[1; 60]);
 }
 
 #[test]
@@ -306,7 +313,10 @@ fn what_cannot_be_an_interface_is_refused() {
     assert!(matches!(net([0xff; 6], 1500), Err(NetError::Mac(_))));
     assert!(matches!(net(MAC, 67), Err(NetError::Mtu(67))));
     let null = File::open("/dev/null").unwrap();
-    assert!(matches!(Net::new(Some(null), MAC, 1500), Err(NetError::Query(_))));
+    let tap = Some((Wire::Tap(Fd(9)), null.try_clone().unwrap().into()));
+    assert!(matches!(Net::new(tap, MAC, 1500), Err(NetError::Query(_))));
+    let stream = Some((Wire::Stream(Fd(9)), null.into()));
+    assert!(matches!(Net::new(stream, MAC, 1500), Err(NetError::NotAStream)));
 }
 
 #[test]
@@ -315,7 +325,7 @@ fn a_restored_interface_goes_on_with_its_driver() {
     let (net, wire, offloads) = wired();
     let mut guest = guest.moved_to(net);
     assert_ne!(offloads.load(Ordering::Relaxed), u32::MAX, "the new tap knows the old driver's features");
-    transmit(&mut guest, &PLAIN, &[1; 60]);
+    transmit(&mut guest, &ASKS_NOTHING, &[1; 60]);
     assert!(received(&wire).is_some());
 }
 
