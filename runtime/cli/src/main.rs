@@ -17,6 +17,7 @@ mod kept;
 mod oci;
 mod output;
 mod paths;
+mod ports;
 mod progress;
 mod report;
 mod run;

@@ -20,8 +20,8 @@ use securectr_sdk::{Cause, Outcome};
 use crate::{
     args::{Global, Run},
     bundle::{self, Source},
-    container::{self, Journal},
-    images, kept, paths,
+    container::{self, Journal, Kept},
+    images, kept, paths, ports,
     progress::Bar,
     report::Report,
     terminal,
@@ -85,6 +85,7 @@ fn to_its_end(run: &Run, global: &Global, report: &Report) -> Result<Outcome> {
     }
     let id = run.name.clone().map_or_else(SandboxId::random, Ok).context("make a name")?;
     let volumes = volumes(run, global)?;
+    let network = ports::network(run, &root.config)?;
     let source = Source {
         id: &id,
         run,
@@ -92,11 +93,12 @@ fn to_its_end(run: &Run, global: &Global, report: &Report) -> Result<Outcome> {
         image: &root.config,
         user: &root.user,
         root: root.source.clone(),
+        network: network.as_ref(),
         volumes,
     };
-    let network = run.network.namespace().map(Path::to_owned);
     let bundle = bundle::bundle(&source)?;
     let kept = kept::kept(run, &root, &id, &bundle.spec, Vec::new())?;
+    let kept = Kept { network: network.clone(), ..kept };
     let spec = bundle.spec.clone();
     let plan = plan(id.clone(), bundle, &Settings { network, ..settings(global) })?;
     timeline.stamp("plan");

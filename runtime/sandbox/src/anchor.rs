@@ -1,8 +1,8 @@
 //! A process on the host that stands for a container: engines record its pid, signal it, and look for namespaces behind it.
 
-use std::{io, os::fd::OwnedFd, path::PathBuf, sync::Arc};
+use std::{io, os::fd::OwnedFd, sync::Arc};
 
-use crate::{NetworkSource, sys, vmm::exit_of};
+use crate::{NetworkPlan, NetworkSource, sys, vmm::exit_of};
 
 /// It does nothing, and lives until this is dropped or somebody kills it.
 #[derive(Debug)]
@@ -20,11 +20,11 @@ impl Anchor {
     }
 
     /// The namespace that becomes the container's network.
-    pub fn network(&self, source: NetworkSource) -> Option<PathBuf> {
+    pub fn network(&self, source: NetworkSource) -> Option<NetworkPlan> {
         match source {
             NetworkSource::Nothing => None,
-            NetworkSource::Namespace(path) => Some(path),
-            NetworkSource::Hooks => Some(format!("/proc/{}/ns/net", self.pid).into()),
+            NetworkSource::Namespace(path) => Some(NetworkPlan::Namespace(path)),
+            NetworkSource::Hooks => Some(NetworkPlan::Namespace(format!("/proc/{}/ns/net", self.pid).into())),
         }
     }
 

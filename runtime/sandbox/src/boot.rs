@@ -115,7 +115,7 @@ pub(crate) async fn boot(
     let mut equipment = equip(plan, host, Files { disks, files_socket }, listener, vmm_rpc)?;
     equipment.files = files.as_ref().map(FileServer::end);
     let network = match &plan.network {
-        Some(path) => Some(Network::open(path, &mut equipment).await?),
+        Some(plan) => Some(Network::open(plan, &host.installation, &mut equipment).await?),
         None => None,
     };
     let vmm = Vmm::start(&host.installation.vmm, equipment).await.map_err(BootError::Vmm)?;

@@ -7,11 +7,13 @@ use std::{
 
 use thiserror::Error;
 
-/// The VMM, the file server, the guest's kernel and its initramfs.
+/// The VMM, the file server, the wall, the guest's kernel and its initramfs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installation {
     pub vmm: PathBuf,
     pub files: PathBuf,
+    /// Started for those alone who may not reach all, so that it may be missing.
+    pub wall: PathBuf,
     pub kernel: PathBuf,
     pub initramfs: PathBuf,
 }
@@ -41,6 +43,7 @@ impl Installation {
         Ok(Self {
             vmm: first_of("the program securectr-vmm", vec![programs.join("securectr-vmm")])?,
             files: first_of("the program securectr-files", vec![programs.join("securectr-files")])?,
+            wall: programs.join("securectr-wall"),
             kernel: first_of("the guest kernel", share.iter().map(|dir| dir.join("vmlinux")).collect())?,
             initramfs: first_of(
                 "the guest image",

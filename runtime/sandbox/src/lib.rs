@@ -60,7 +60,9 @@ pub use host_cgroup::{HostCgroup, HostCgroupError};
 pub use id::{IdError, SandboxId};
 pub use installation::{Installation, InstallationError};
 pub use memory::MemoryError;
-pub use network::NetworkError;
+pub use network::{
+    Allowed, Denial, NatPlan, NetworkError, NetworkPlan, PasstError, Protocol, Published, WallError, resolver,
+};
 pub use plan::{
     Bundle, ContainerPlan, MachinePlan, Plan, PlanError, RootSource, Settings, Writable, container, plan,
 };

@@ -1,6 +1,7 @@
-//! The network of a sandbox: that of a namespace of the host, as a CNI plugin or Docker has prepared it.
+//! The network of a sandbox. Without root it is one by passt(1), which makes a guest's connections its own (`nat`). Otherwise it is that
+//! of a namespace of the host, as a CNI plugin or Docker has prepared it.
 //!
-//! Each of its interfaces is joined to a tap: what comes in on one goes out on the other, by tc(8)'s redirection, before the
+//! Each of a namespace's interfaces is joined to a tap: what comes in on one goes out on the other, by tc(8)'s redirection, before the
 //! namespace's own stack sees it. The guest gets the other end of the tap, and with it the interface's MAC address, addresses and
 //! routes: for the world, it is the namespace.
 //!
@@ -8,9 +9,13 @@
 
 mod interfaces;
 mod joined;
+mod nat;
 mod netlink;
+mod passt;
 mod places;
+mod plan;
 mod sys;
+mod wall;
 
 use std::{
     collections::BTreeSet,
@@ -28,11 +33,22 @@ use nix::{
     fcntl::{Flock, FlockArg},
     sched::{CloneFlags, setns},
 };
+use securectr_protocol::agent::ConfigureNetworkRequest;
 use thiserror::Error;
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot};
 
-use self::netlink::Netlink;
-pub(crate) use self::places::Network;
+use self::{nat::Nat, netlink::Netlink, places::Places};
+pub use self::{
+    nat::resolver,
+    passt::PasstError,
+    plan::{NatPlan, NetworkPlan, Published},
+    wall::WallError,
+};
+use crate::{
+    Installation,
+    vmm::{Equipment, Vmm},
+};
+pub use securectr_wall::{Allowed, Denial, Protocol};
 
 #[derive(Debug, Error)]
 pub enum NetworkError {
@@ -54,6 +70,55 @@ pub enum NetworkError {
     NoPlace(String),
     #[error("give the interface {interface} to the machine")]
     Attach { interface: String, source: io::Error },
+    #[error(transparent)]
+    Passt(#[from] PasstError),
+    #[error(transparent)]
+    Wall(#[from] WallError),
+}
+
+/// The network of a machine. When this is dropped, the host is as it was.
+#[derive(Debug)]
+pub(crate) enum Network {
+    Namespace(Places),
+    Nat(Nat),
+}
+
+impl Network {
+    /// Equips a machine with its network devices.
+    pub(crate) async fn open(
+        plan: &NetworkPlan,
+        installation: &Installation,
+        equipment: &mut Equipment,
+    ) -> Result<Self, NetworkError> {
+        Ok(match plan {
+            NetworkPlan::Namespace(path) => Self::Namespace(Places::open(path, equipment).await?),
+            NetworkPlan::Nat(plan) => Self::Nat(Nat::open(plan, &installation.wall, equipment).await?),
+        })
+    }
+
+    /// Gives the machine what has appeared since, and says how the agent is to configure all there is.
+    pub(crate) async fn refresh(&self, vmm: &Vmm) -> Result<ConfigureNetworkRequest, NetworkError> {
+        match self {
+            Self::Namespace(places) => places.refresh(vmm).await,
+            Self::Nat(nat) => Ok(nat.configuration()),
+        }
+    }
+
+    /// Where what the guest may not reach is told.
+    pub(crate) fn denials(&self) -> Option<broadcast::Receiver<Denial>> {
+        match self {
+            Self::Namespace(_) => None,
+            Self::Nat(nat) => nat.denials(),
+        }
+    }
+
+    /// Answers, with the words for it, when the guest is cut off although nobody has wanted that.
+    pub(crate) async fn lost(&self) -> String {
+        match self {
+            Self::Namespace(_) => std::future::pending().await,
+            Self::Nat(nat) => nat.lost().await,
+        }
+    }
 }
 
 /// A network interface as the guest is to have it.

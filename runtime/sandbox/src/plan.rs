@@ -8,7 +8,7 @@ use securectr_vmm::spec::HOTPLUG_CHUNK_MIB;
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::{BlockDevice, GivenFile, SandboxId, Scope, Share, devices, guest_spec, shares};
+use crate::{BlockDevice, GivenFile, NetworkPlan, SandboxId, Scope, Share, devices, guest_spec, shares};
 
 pub(crate) const MIB: u64 = 1024 * 1024;
 
@@ -43,8 +43,8 @@ pub struct Settings {
     pub most_vcpu_count: u8,
     /// Let the guest's kernel speak on its console.
     pub verbose_console: bool,
-    /// A network namespace whose interfaces become the guest's; without, it has its loopback.
-    pub network: Option<PathBuf>,
+    /// Where the guest's interfaces lead; without, it has its loopback.
+    pub network: Option<NetworkPlan>,
 }
 
 impl Settings {
@@ -122,7 +122,7 @@ pub struct MachinePlan {
     /// What it may have while it runs.
     pub most_vcpu_count: u8,
     pub command_line: String,
-    pub network: Option<PathBuf>,
+    pub network: Option<NetworkPlan>,
     /// It has a file server.
     pub has_shares: bool,
     /// How many block devices its containers can have.

@@ -240,7 +240,7 @@ impl Drop for Vmm {
 }
 
 /// Root starts each VMM under ids of its own; others can only map themselves (user_namespaces(7)).
-fn jail_identity() -> sys::Identity {
+pub(crate) fn jail_identity() -> sys::Identity {
     if geteuid().is_root() {
         let id = FIRST_JAIL_ID + std::process::id() % 1_000_000;
         sys::Identity::Alone { uid: Uid::from_raw(id), gid: Gid::from_raw(id) }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub(crate) use run::Run;
-pub(crate) use values::{Tmpfs, Volume, VolumeSource, cpu_count, swap_size};
+pub(crate) use values::{Network, Tmpfs, Volume, VolumeSource, cpu_count, swap_size};
 
 use crate::{images, inside, inspect, install, kept, oci, system, version, volumes};
 

@@ -9,7 +9,7 @@ use std::{
 
 use clap::Args as ClapArgs;
 use oci_spec::runtime::PosixRlimit;
-use securectr_sandbox::{DEFAULT_DISK_BYTES, SandboxId};
+use securectr_sandbox::{Allowed, DEFAULT_DISK_BYTES, SandboxId};
 
 use super::values::{
     Mounted, Network, SecurityOption, Tmpfs, Volume, cpu_count, disk_size, host, label, limit, memory_size,
@@ -17,7 +17,9 @@ use super::values::{
 };
 use crate::{
     container::{Budget, Restart},
-    images, signals,
+    images,
+    ports::Ports,
+    signals,
 };
 
 #[derive(Debug, ClapArgs)]
@@ -154,9 +156,20 @@ pub(crate) struct Run {
     /// Name of the container
     #[arg(long, value_name = "NAME")]
     pub name: Option<SandboxId>,
-    /// Network: none, or the path of a network namespace whose interfaces become the container's
-    #[arg(long, value_name = "none|NETNS", default_value = "none", value_parser = network)]
-    pub network: Network,
+    /// Network: none, nat (connections become this machine's, by passt), or the path of a network namespace whose interfaces become
+    /// the container's [default: none, with -p, -P and --allow-net nat]
+    #[arg(long, value_name = "none|nat|NETNS", value_parser = network)]
+    pub network: Option<Network>,
+    /// Give this machine a port of the container, as in 8080:80, 127.0.0.1:8080:80/udp, 8000-8010:80-90; a free one where none is named
+    #[arg(short, long, value_name = "[[ADDRESS:]HOSTPORT:]PORT[/PROTOCOL]")]
+    pub publish: Vec<Ports>,
+    /// The same for all ports that the image exposes, with free ones of this machine
+    #[arg(short = 'P', long)]
+    pub publish_all: bool,
+    /// Let the container reach only this by TCP and UDP, and what else is so named; what it tries besides is told. HOST is a name,
+    /// *.name, an address or a network, as in *.example.org:443 or 192.0.2.0/24
+    #[arg(long, value_name = "HOST[:PORT[-PORT]]")]
+    pub allow_net: Vec<Allowed>,
     /// Another name in /etc/hosts
     #[arg(long, value_name = "NAME:ADDRESS", value_parser = host)]
     pub add_host: Vec<(String, IpAddr)>,

@@ -1,9 +1,6 @@
 //! What options say, understood: each has its words for what is not.
 
-use std::{
-    net::IpAddr,
-    path::{Path, PathBuf},
-};
+use std::{net::IpAddr, path::PathBuf};
 
 use oci_spec::runtime::PosixRlimit;
 use securectr_sandbox::LEAST_DISK_BYTES;
@@ -20,24 +17,17 @@ pub(super) fn label(text: &str) -> Result<(String, String), String> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Network {
     None,
+    Nat,
     Namespace(PathBuf),
-}
-
-impl Network {
-    pub(crate) fn namespace(&self) -> Option<&Path> {
-        match self {
-            Self::None => None,
-            Self::Namespace(path) => Some(path),
-        }
-    }
 }
 
 pub(super) fn network(text: &str) -> Result<Network, String> {
     match text {
         "none" => Ok(Network::None),
+        "nat" => Ok(Network::Nat),
         "host" => Err("the host's network cannot be given to a guest".to_owned()),
         path if path.starts_with('/') => Ok(Network::Namespace(path.into())),
-        _ => Err("neither none nor the absolute path of a network namespace".to_owned()),
+        _ => Err("neither none nor nat nor the absolute path of a network namespace".to_owned()),
     }
 }
 
@@ -295,12 +285,12 @@ mod tests {
     }
 
     #[test]
-    fn a_network_is_none_or_a_path() {
-        assert_eq!(run(&["oci:x"]).network, Network::None);
-        assert_eq!(
-            run(&["--network", "/run/netns/x", "oci:x"]).network.namespace(),
-            Some(Path::new("/run/netns/x"))
-        );
+    fn a_network_is_none_or_nat_or_a_path() {
+        assert_eq!(run(&["oci:x"]).network, None);
+        assert_eq!(run(&["--network", "none", "oci:x"]).network, Some(Network::None));
+        assert_eq!(run(&["--network", "nat", "oci:x"]).network, Some(Network::Nat));
+        let namespace = Network::Namespace("/run/netns/x".into());
+        assert_eq!(run(&["--network", "/run/netns/x", "oci:x"]).network, Some(namespace));
         for text in ["host", "bridge", "", "netns/x"] {
             assert!(network(text).is_err(), "{text}");
         }

@@ -13,7 +13,7 @@ use std::{env, ffi::OsString, fs, io, path::PathBuf};
 
 use oci_spec::runtime::{Process, Spec, User as SpecUser};
 use securectr_image::{ImageConfig, User};
-use securectr_sandbox::{Bundle, INIT, RootSource, SandboxId, Scope, Writable};
+use securectr_sandbox::{Bundle, INIT, NetworkPlan, RootSource, SandboxId, Scope, Writable};
 use thiserror::Error;
 
 use crate::{
@@ -58,6 +58,8 @@ pub(crate) struct Source<'a> {
     pub image: &'a ImageConfig,
     pub user: &'a User,
     pub root: RootSource,
+    /// Where its network leads.
+    pub network: Option<&'a NetworkPlan>,
     /// Where each of the run's volumes is on this machine, in their order.
     pub volumes: Vec<PathBuf>,
 }
@@ -65,7 +67,7 @@ pub(crate) struct Source<'a> {
 /// Writes the bundle.
 pub(crate) fn bundle(source: &Source<'_>) -> Result<Bundle, BundleError> {
     let hostname = hostname(source)?;
-    let files = names::files(source.run, &hostname);
+    let files = names::files(source.run, source.network, &hostname);
     let writable = match source.run {
         run if run.read_only => Writable::Nothing,
         run if run.in_place => Writable::InPlace,
@@ -223,6 +225,7 @@ mod tests {
             image,
             user,
             root: RootSource::Image,
+            network: None,
             volumes: run.volumes().map(|_| "/srv".into()).collect(),
         };
         bundle(&source).map(|bundle| bundle.spec)

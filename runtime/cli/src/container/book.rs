@@ -28,6 +28,13 @@ impl Book {
         self.note(&Action::Kill { signal });
     }
 
+    /// Notes that it has no network any more.
+    pub(crate) fn note_loss(&mut self, words: String) -> Result<()> {
+        let Some(kept) = &mut self.record.kept else { return Ok(()) };
+        kept.cut_off = Some(words);
+        self.place.write(&self.record)
+    }
+
     pub(crate) fn turn(&mut self, status: Status) -> Result<()> {
         if self.record.status == Status::Stopped {
             return Ok(());

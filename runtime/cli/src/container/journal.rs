@@ -8,6 +8,7 @@ use std::{
     time::SystemTime,
 };
 
+use securectr_sandbox::Denial;
 use serde::{Deserialize, Serialize};
 
 use super::record::Record;
@@ -32,11 +33,19 @@ pub(crate) enum Action {
     Start,
     Pause,
     Unpause,
-    Kill { signal: u32 },
+    Kill {
+        signal: u32,
+    },
     Oom,
-    Die { code: u8 },
-    Rename { old_name: String },
+    Die {
+        code: u8,
+    },
+    Rename {
+        old_name: String,
+    },
     Update,
+    /// Its guest was not let through with something.
+    NetworkDenied(Denial),
     Destroy,
 }
 
@@ -53,6 +62,7 @@ impl Action {
             Self::Die { code } => ("die", Some(("exitCode", code.to_string()))),
             Self::Rename { old_name } => ("rename", Some(("oldName", old_name.clone()))),
             Self::Update => ("update", None),
+            Self::NetworkDenied(denial) => ("network-denied", Some(("denied", denial.to_string()))),
             Self::Destroy => ("destroy", None),
         }
     }

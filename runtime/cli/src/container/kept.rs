@@ -3,10 +3,11 @@
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use securectr_image::Digest;
-use securectr_sandbox::GivenFile;
+use securectr_sandbox::{GivenFile, NetworkPlan};
 use serde::{Deserialize, Serialize};
 
 use super::budget::Budget;
+use crate::ports::Ports;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Kept {
@@ -29,8 +30,14 @@ pub(crate) struct Kept {
     /// Nothing of it stays when it ends.
     pub remove: bool,
     pub kernel: Option<PathBuf>,
-    /// A namespace whose interfaces are the guest's.
-    pub network: Option<PathBuf>,
+    /// With the ports that are published as long as it runs.
+    pub network: Option<NetworkPlan>,
+    /// Which are to be published at each start.
+    #[serde(default)]
+    pub ports: Vec<Ports>,
+    /// How it has lost its network, since its start.
+    #[serde(default)]
+    pub cut_off: Option<String>,
     pub stop_signal: u32,
     pub stop_timeout: Duration,
     pub budget: Budget,

@@ -2,18 +2,25 @@
 
 use std::{
     os::unix::net::UnixStream,
+    pin::pin,
     sync::{Arc, Mutex},
 };
 
 use anyhow::{Context, Result};
 use oci_spec::runtime::Hook;
-use securectr_sandbox::{ContainerPlan, Exit, Process, Reach, Sandbox, Streams};
-use tokio::{net::UnixListener, sync::mpsc, task::JoinSet, time::timeout};
+use securectr_sandbox::{ContainerPlan, Denial, Exit, Process, Reach, Sandbox, Streams};
+use tokio::{
+    net::UnixListener,
+    sync::{broadcast, mpsc},
+    task::JoinSet,
+    time::timeout,
+};
 
 use super::{
     audience::Audience,
     book::{Book, locked},
     budget::{Budget, Meter, Spent},
+    journal::Action,
     record::{LAST_WORDS_LIMIT, Status},
     serve,
 };
@@ -54,6 +61,8 @@ pub(crate) struct Watched {
     pub poststart: Vec<Hook>,
     pub book: Arc<Mutex<Book>>,
     pub budget: Budget,
+    /// Heard from the machine's boot on.
+    pub denials: Option<broadcast::Receiver<Denial>>,
 }
 
 /// How a container's last output is waited for.
@@ -74,16 +83,19 @@ pub(crate) struct Watch {
 
 impl Watched {
     /// Serves those who connect, passes signals on and holds it to its budget, until its end. `size` is that of its terminal on this
-    /// side.
+    /// side; `warn` hears what somebody who looks at it should know.
     pub(crate) async fn watch(
-        self,
+        mut self,
         mut outside: mpsc::Receiver<Outside>,
         size: impl Fn() -> Option<(u16, u16)>,
         last_words: LastWords,
+        warn: impl Fn(&str),
     ) -> Result<Watch> {
+        let mut denials = self.denials.take();
+        let (mut lost, mut is_cut_off) = (pin!(self.sandbox.network_lost()), false);
         let mut connections = JoinSet::new();
         let mut spent = None;
-        let mut spending = std::pin::pin!(self.budget.spent(&self.sandbox, &self.joined.meter));
+        let mut spending = pin!(self.budget.spent(&self.sandbox, &self.joined.meter));
         let exit = loop {
             tokio::select! {
                 biased;
@@ -92,6 +104,15 @@ impl Watched {
                     spent = Some(over);
                     // One that has ended meanwhile is what is wanted.
                     let _ = self.init.kill(libc::SIGKILL.unsigned_abs(), Reach::Container).await;
+                }
+                Ok(denial) = next(&mut denials) => {
+                    warn(&format!("the container may not reach {denial}"));
+                    locked(&self.book).note(&Action::NetworkDenied(denial));
+                }
+                words = &mut lost, if !is_cut_off => {
+                    warn(&format!("the container has no network any more: {words}"));
+                    locked(&self.book).note_loss(words)?;
+                    is_cut_off = true;
                 }
                 Ok((connection, _)) = self.listener.accept() => {
                     connections.spawn(serve::serve(connection, self.served()));
@@ -139,6 +160,16 @@ impl Watched {
                 }
             }
         }
+    }
+}
+
+/// The next that is told; never, where nothing is denied.
+async fn next(
+    denials: &mut Option<broadcast::Receiver<Denial>>,
+) -> Result<Denial, broadcast::error::RecvError> {
+    match denials {
+        Some(denials) => denials.recv().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use clap::{Args as ClapArgs, Subcommand};
+use securectr_sandbox::Protocol;
 
 use super::attach::Keys;
 use crate::output::Format;
@@ -23,6 +24,8 @@ pub(crate) enum Verb {
     Stats(Stats),
     /// Tell the cause of a container's end
     Why(Why),
+    /// List the ports of this machine that a container has
+    Port(Port),
     /// Give a container another name
     Rename(Rename),
     /// Join this terminal to a running container
@@ -127,6 +130,16 @@ pub(crate) struct Why {
     /// A name or id
     #[arg(value_name = "CONTAINER")]
     pub name: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Port {
+    /// A name or id
+    #[arg(value_name = "CONTAINER")]
+    pub name: String,
+    /// Only of this port of the container
+    #[arg(value_name = "PORT[/PROTOCOL]", value_parser = crate::ports::guest_port)]
+    pub port: Option<(u16, Protocol)>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -17,7 +17,7 @@ use crate::{
         self, Action, Incarnation, Journal, Kept, NotBegun, Place, Record, Records, Status, again,
         spawn_and_hear,
     },
-    output, paths,
+    output, paths, ports,
     report::Report,
     run::{Root, root, volumes},
 };
@@ -60,6 +60,8 @@ struct Made<'a> {
 /// Writes down all that a start needs.
 fn make(records: &Records, id: &SandboxId, made: &Made<'_>, global: &Global) -> Result<Place> {
     let Made { run, root, volumes } = made;
+    let ports = ports::wanted(run, &root.config)?;
+    let network = ports::plan(run, Vec::new(), !ports.is_empty())?;
     let source = Source {
         id,
         run,
@@ -67,10 +69,11 @@ fn make(records: &Records, id: &SandboxId, made: &Made<'_>, global: &Global) -> 
         image: &root.config,
         user: &root.user,
         root: root.source.clone(),
+        network: network.as_ref(),
         volumes: volumes.clone(),
     };
     let Bundle { spec, files, .. } = bundle::bundle(&source)?;
-    let kept = kept(run, root, id, &spec, files)?;
+    let kept = Kept { network, ports, ..kept(run, root, id, &spec, files)? };
     let place = records.create(id)?;
     let made = || -> Result<()> {
         let _alone = records.lock()?;
@@ -106,6 +109,7 @@ pub(crate) fn write_spec(place: &Place, spec: &Spec) -> Result<()> {
     fs::write(place.path().join("config.json"), json).context("write the container's spec")
 }
 
+/// All but its network.
 pub(crate) fn kept(
     run: &Run,
     root: &Root<'_>,
@@ -125,7 +129,9 @@ pub(crate) fn kept(
         read_only: run.read_only,
         remove: run.rm || !run.detach,
         kernel: run.kernel.as_ref().map(std::path::absolute).transpose().context("find the kernel")?,
-        network: run.network.namespace().map(Into::into),
+        network: None,
+        ports: Vec::new(),
+        cut_off: None,
         stop_signal: stop_signal(run, root)?,
         stop_timeout: Duration::from_secs(run.stop_timeout.unwrap_or(STOP_TIMEOUT_S)),
         budget: run.budget(),

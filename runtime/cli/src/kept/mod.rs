@@ -45,6 +45,7 @@ pub(crate) fn act(verb: &Verb, global: &Global, report: &Report) -> Result<u8> {
         Verb::Wait(named) => Ok(report.each(&named.names, |name| verbs::wait(name, global))),
         Verb::Stats(stats) => stats::stats(stats, global),
         Verb::Why(why) => why::why(why, global),
+        Verb::Port(port) => show::port(port, global),
         Verb::Rename(rename) => verbs::rename(rename, global),
         Verb::Attach(attach) => attach::attach(attach, global),
         Verb::Logs(logs) => log::show(&locate_of_run(global, &logs.name)?, logs),

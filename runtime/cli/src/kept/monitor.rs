@@ -12,8 +12,8 @@ use anyhow::{Context, Result};
 use rustix::process::setsid;
 use securectr_image::Store;
 use securectr_sandbox::{
-    Bundle, Config, ContainerPlan, Disks, Host, Installation, Plan, Process, ProcessName, RootSource,
-    Sandbox, SandboxId, Scope, Settings, StartError, StateRoot, Streams, StreamsWanted, Writable,
+    Bundle, Config, ContainerPlan, Disks, Host, Installation, NetworkPlan, Plan, Process, ProcessName,
+    RootSource, Sandbox, SandboxId, Scope, Settings, StartError, StateRoot, Streams, StreamsWanted, Writable,
     lasting_disk, plan,
 };
 use tokio::time::{sleep, timeout};
@@ -26,7 +26,7 @@ use crate::{
         Action, Book, Budget, Ended, Incarnation, Joined, Journal, KILLED, Kept, LastWords, Place, Records,
         Status, Watch, Watched, inherited, let_go_of_streams, locked, report,
     },
-    paths, run, signals,
+    paths, ports, run, signals,
     streams::Ends,
     timeline::Timeline,
 };
@@ -99,7 +99,12 @@ impl Life<'_> {
         record.status = Status::Creating;
         self.place.write(&record)?;
         let mut kept = record.kept.take().context("the record is not that of a kept container")?;
+        if let Some(NetworkPlan::Nat(nat)) = &mut kept.network {
+            nat.published = ports::choose(&kept.ports)?;
+        }
+        kept.cut_off = None;
         let (sandbox, plan) = self.boot(&kept).await?;
+        let denials = sandbox.denials();
         let wanted = StreamsWanted { stdin: kept.interactive, stdout: true, stderr: !kept.tty };
         let streams = sandbox.create(&plan, wanted).await?;
         let init = Process::watch(Arc::clone(&sandbox), ProcessName::init(&plan.id));
@@ -116,7 +121,7 @@ impl Life<'_> {
         let mut book = Book { place: self.place.clone(), record, asked: None, journal };
         book.turn(Status::Running)?;
         let book = Arc::new(Mutex::new(book));
-        Ok(Watched { sandbox, plan, init, joined, listener, poststart: Vec::new(), book, budget })
+        Ok(Watched { sandbox, plan, init, joined, listener, poststart: Vec::new(), book, budget, denials })
     }
 
     fn journal(&self) -> Result<Journal> {
@@ -195,7 +200,7 @@ async fn ended(watched: Watched) -> Result<Ended> {
     let book = Arc::clone(&watched.book);
     let (sandbox, plan) = (Arc::clone(&watched.sandbox), watched.plan.clone());
     let outside = signals::listen().context("listen to signals")?;
-    let Watch { exit, spent } = watched.watch(outside, || None, LastWords::Bounded).await?;
+    let Watch { exit, spent } = watched.watch(outside, || None, LastWords::Bounded, |_| ()).await?;
     // Its guest writes what it has to the disk. Of a machine that has ended there is nothing to be had.
     let _ = timeout(UNMOUNT_LIMIT, sandbox.delete(&plan)).await;
     let cause = match spent {

@@ -2,14 +2,17 @@
 
 use std::time::SystemTime;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use indicatif::HumanDuration;
+use securectr_sandbox::{NetworkPlan, Published};
 use serde_json::{Map, Value, json};
 
+use super::args::Port;
 use crate::{
     args::Global,
-    container::{Ended, KILLED, Kept, OfRun, Record, Status, of_run},
+    container::{Ended, KILLED, Kept, OfRun, Record, Status, locate_of_run, of_run},
     output::{self, Format},
+    ports,
 };
 
 /// As many digits of an id as Docker shows.
@@ -48,6 +51,7 @@ pub(crate) fn list(wanted: &Wanted<'_>, global: &Global) -> Result<u8> {
         ("COMMAND", "Command"),
         ("CREATED", "RunningFor"),
         ("STATUS", "Status"),
+        ("PORTS", "Ports"),
         ("NAMES", "Names"),
     ];
     output::rows(wanted.format, &columns, &rows)?;
@@ -91,7 +95,7 @@ fn row(record: &Record, kept: &Kept, whole: bool) -> Value {
         "State": state(record),
         "Names": kept.name,
         "Labels": labels.join(","),
-        "Ports": "",
+        "Ports": published(record, kept).iter().map(ports::arrow).collect::<Vec<_>>().join(", "),
     })
 }
 
@@ -160,9 +164,52 @@ pub(super) fn document(record: &Record, kept: &Kept) -> Value {
             "RestartPolicy": { "Name": kept.restart.to_string() },
             "AutoRemove": kept.remove,
             "ReadonlyRootfs": kept.read_only,
+            "NetworkMode": network_mode(kept),
+        },
+        "NetworkSettings": {
+            "Ports": ports::by_guest_port(published(record, kept)),
+            "CutOff": kept.cut_off,
         },
         "LogPath": record.bundle.join("log.jsonl"),
     })
+}
+
+/// `port`, in docker's form.
+pub(super) fn port(asked: &Port, global: &Global) -> Result<u8> {
+    let OfRun { record, kept, .. } = locate_of_run(global, &asked.name)?;
+    let published = published(&record, &kept);
+    let Some((port, protocol)) = asked.port else {
+        output::lines(published.iter().map(|published| {
+            format!("{}/{} -> {}", published.guest_port, published.protocol, ports::host_side(published))
+        }))?;
+        return Ok(0);
+    };
+    let sides: Vec<_> = published
+        .iter()
+        .filter(|published| (published.guest_port, published.protocol) == (port, protocol))
+        .map(ports::host_side)
+        .collect();
+    if sides.is_empty() {
+        bail!("no public port '{port}/{protocol}' published for {}", asked.name);
+    }
+    output::lines(sides)?;
+    Ok(0)
+}
+
+/// What is published now.
+fn published<'a>(record: &Record, kept: &'a Kept) -> &'a [Published] {
+    match &kept.network {
+        Some(NetworkPlan::Nat(nat)) if record.status != Status::Stopped => &nat.published,
+        _ => &[],
+    }
+}
+
+fn network_mode(kept: &Kept) -> String {
+    match &kept.network {
+        None => "none".to_owned(),
+        Some(NetworkPlan::Nat(_)) => "nat".to_owned(),
+        Some(NetworkPlan::Namespace(path)) => path.display().to_string(),
+    }
 }
 
 fn cause(record: &Record, ended: Option<&Ended>) -> String {

@@ -17,7 +17,10 @@ pub(super) fn why(why: &Why, global: &Global) -> Result<u8> {
 fn sentence(name: &str, listed: &OfRun) -> String {
     let status = listed.record.status;
     if status != Status::Stopped {
-        return format!("{name} is {}: it has not ended", status.name());
+        let lost = listed.kept.cut_off.as_ref();
+        let lost =
+            lost.map_or_else(String::new, |words| format!(", but it has no network any more: {words}"));
+        return format!("{name} is {}: it has not ended{lost}", status.name());
     }
     let Some(ended) = &listed.kept.ended else {
         return format!("{name} ended because its monitor was killed");

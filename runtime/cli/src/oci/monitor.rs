@@ -128,7 +128,8 @@ impl Begun {
         let listener = book.place.listen()?;
         book.turn(Status::Created)?;
         let book = Arc::new(Mutex::new(book));
-        let watched = Watched { sandbox, plan, init, joined, listener, poststart, book, budget };
+        let watched =
+            Watched { sandbox, plan, init, joined, listener, poststart, book, budget, denials: None };
         Ok(Made { watched, console, _anchor: anchor })
     }
 }
@@ -192,7 +193,7 @@ impl Made {
         let id = self.watched.plan.id.clone();
         let size = || self.console.as_ref().and_then(Console::size);
         let outside = signals::listen().context("listen to signals")?;
-        let Watch { exit, .. } = self.watched.watch(outside, size, LastWords::Bounded).await?;
+        let Watch { exit, .. } = self.watched.watch(outside, size, LastWords::Bounded, |_| ()).await?;
         if let Some(cause) = &exit.cause {
             eprintln!("securectr: the machine of {id} ended: {cause}");
         }

@@ -50,6 +50,7 @@ impl Session<'_> {
             }
         };
         self.timeline.stamp("agent");
+        let denials = sandbox.denials();
         let container = &self.plan.container;
         let streams = sandbox.create(container, self.streams_wanted()).await?;
         let init = Process::watch(Arc::clone(&sandbox), ProcessName::init(&container.id));
@@ -84,8 +85,10 @@ impl Session<'_> {
             poststart,
             book: Arc::clone(&book),
             budget,
+            denials,
         };
-        let watch = watched.watch(outside, || self.size(), LastWords::UntilSignal).await?;
+        let warn = |words: &str| self.report.warning(words);
+        let watch = watched.watch(outside, || self.size(), LastWords::UntilSignal, warn).await?;
         self.timeline.stamp("exit");
         drop(raw);
         if sandbox.host_disk_full() {

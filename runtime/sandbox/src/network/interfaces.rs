@@ -105,6 +105,26 @@ fn interface(link: &LinkMessage) -> Result<Option<Interface>, NetworkError> {
     }))
 }
 
+/// The index of the interface by which the rest of the world is reached.
+pub(super) fn default_interface(
+    netlink: &mut Netlink,
+    family: AddressFamily,
+) -> Result<Option<u32>, NetworkError> {
+    let is_default = |route: &&RouteMessage| {
+        let header = &route.header;
+        header.destination_prefix_length == 0
+            && header.table == RouteHeader::RT_TABLE_MAIN
+            && header.kind == RouteType::Unicast
+    };
+    let interface = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        RouteAttribute::MultiPath(hops) => hops.first().map(|hop| hop.interface_index),
+        _ => None,
+    };
+    let routes = routes(netlink, family)?;
+    Ok(routes.iter().find(is_default).and_then(|route| route.attributes.iter().find_map(interface)))
+}
+
 /// Not those of the link itself: the guest makes its own from the MAC address.
 fn address(message: &AddressMessage) -> Option<Prefix> {
     if message.header.family == AddressFamily::Inet6 && message.header.scope == AddressScope::Link {

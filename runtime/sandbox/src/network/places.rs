@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::Path};
 
 use securectr_protocol::agent::{self, ConfigureNetworkRequest};
-use securectr_vmm::spec::NetSpec;
+use securectr_vmm::spec::{NetSpec, Wire};
 
 use super::{Interface, Namespace, Neighbour, NetworkError, Prefix, Route};
 use crate::vmm::{Equipment, Vmm};
@@ -12,25 +12,26 @@ use crate::vmm::{Equipment, Vmm};
 /// a machine cannot get devices while it runs. Each costs the guest little as long as it is down.
 const SPARES: u8 = 2;
 
-/// The network of a machine. When this is dropped, the namespace is as it was.
+/// The devices of a machine for what is in a namespace. When this is dropped, the namespace is as it was.
 #[derive(Debug)]
-pub(crate) struct Network {
+pub(crate) struct Places {
     namespace: Namespace,
     /// The MAC addresses of the machine's devices. They become interfaces in this order.
     devices: Vec<[u8; 6]>,
 }
 
-impl Network {
+impl Places {
     /// Equips a machine with what is in a network namespace, or with devices for what will be.
     pub(crate) async fn open(path: &Path, equipment: &mut Equipment) -> Result<Self, NetworkError> {
         let namespace = Namespace::open(path).await?;
         let joined = namespace.join().await?;
         let mut nets = Vec::new();
         for (interface, (_, tap)) in joined.interfaces.iter().zip(joined.taps) {
-            nets.push(NetSpec { tap: Some(equipment.lay(tap)), mac: interface.mac, mtu: interface.mtu });
+            let wire = Some(Wire::Tap(equipment.lay(tap)));
+            nets.push(NetSpec { wire, mac: interface.mac, mtu: interface.mtu });
         }
         if nets.is_empty() {
-            nets.extend((0..SPARES).map(|number| NetSpec { tap: None, mac: spare(number), mtu: u16::MAX }));
+            nets.extend((0..SPARES).map(|number| NetSpec { wire: None, mac: spare(number), mtu: u16::MAX }));
         }
         let devices = nets.iter().map(|net| net.mac).collect();
         equipment.spec.nets = nets;
@@ -59,7 +60,8 @@ fn spare(number: u8) -> [u8; 6] {
     [2, s, c, t, r, number]
 }
 
-fn interface(interface: &Interface) -> agent::Interface {
+/// As the agent is told of it.
+pub(super) fn interface(interface: &Interface) -> agent::Interface {
     agent::Interface {
         mac: interface.mac.to_vec(),
         device_mac: interface.mac.to_vec(),

@@ -9,9 +9,9 @@ use std::{
 use containerd_shim_protos::api::CreateTaskRequest;
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources, Spec};
 use securectr_sandbox::{
-    Anchor, Bundle, Disks, GivenFile, HookState, MAX_BLOCK_DEVICES, MachinePlan, NetworkSource, PodPlan,
-    Process, ProcessName, RootSource, Sandbox, SandboxId, Scope, Settings, Streams, StreamsWanted, Writable,
-    container, find_program, network_source, run_before_create,
+    Anchor, Bundle, Disks, GivenFile, HookState, MAX_BLOCK_DEVICES, MachinePlan, NetworkPlan, NetworkSource,
+    PodPlan, Process, ProcessName, RootSource, Sandbox, SandboxId, Scope, Settings, Streams, StreamsWanted,
+    Writable, container, find_program, network_source, run_before_create,
 };
 use sha2::{Digest, Sha256};
 
@@ -117,7 +117,7 @@ impl Pod {
         }
     }
 
-    fn settings(&self, network: Option<PathBuf>) -> Settings {
+    fn settings(&self, network: Option<NetworkPlan>) -> Settings {
         let verbose_console = self.host.echo_console;
         Settings { network, verbose_console, ..Settings::with_memory_mib(DEFAULT_MEMORY_MIB) }
     }
