@@ -39,7 +39,7 @@ guest:
 
 programs:
 	@.ci/packages $(PACKAGES)
-	$(CARGO) build --release --locked -p securectr -p securectr-vmm -p securectr-files -p securectr-registry -p securectr-shim -p securectr-test-host
+	$(CARGO) build --release --locked -p securectr -p securectr-vmm -p securectr-files -p securectr-registry -p securectr-wall -p securectr-shim -p securectr-test-host
 
 images:
 	@.ci/packages $(PACKAGES) $(DEMO_PACKAGES)
@@ -116,7 +116,7 @@ bench: build images
 	$(ON_KVM) $(TEST) --test engines -- --ignored --nocapture figures::
 
 install: build
-	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)/securectr $(PROGRAMS)/securectr-vmm $(PROGRAMS)/securectr-files $(PROGRAMS)/securectr-registry $(PROGRAMS)/containerd-shim-securectr-v2
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)/securectr $(PROGRAMS)/securectr-vmm $(PROGRAMS)/securectr-files $(PROGRAMS)/securectr-registry $(PROGRAMS)/securectr-wall $(PROGRAMS)/containerd-shim-securectr-v2
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/securectr $(GUEST)/vmlinux $(GUEST)/initramfs.cpio
 
 host: programs

@@ -55,7 +55,8 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result
 /// Waits for the end of all that the shim starts, and of itself.
 pub fn no_process_is_left() -> Result<()> {
     eventually("no process is left", || {
-        let ours = Command::new("pgrep").args(["-f", "securectr-(vmm|files)|shim-securectr"]).output()?;
+        let ours =
+            Command::new("pgrep").args(["-f", "securectr-(vmm|files|wall)|shim-securectr"]).output()?;
         Ok(ours.stdout.is_empty())
     })
 }

@@ -93,11 +93,11 @@ impl Drop for Lan {
     }
 }
 
-fn ip(words: &[&str]) -> Result<()> {
+pub(crate) fn ip(words: &[&str]) -> Result<()> {
     output(Command::new("ip").args(words)).map(drop)
 }
 
-fn batch(namespace: &str, commands: &str) -> Result<()> {
+pub(crate) fn batch(namespace: &str, commands: &str) -> Result<()> {
     let mut command = Command::new("ip");
     command.args(["-n", namespace, "-batch", "-"]);
     let mut child = command.stdin(Stdio::piped()).spawn().context("start ip")?;
@@ -107,7 +107,7 @@ fn batch(namespace: &str, commands: &str) -> Result<()> {
     Ok(())
 }
 
-fn output(command: &mut Command) -> Result<String> {
+pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("start {command:?}"))?;
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?}: {}: {errors}", output.status);

@@ -11,6 +11,7 @@ mod run;
 pub mod shim;
 mod terminal;
 mod user;
+mod world;
 
 use std::{
     fs,
@@ -30,6 +31,7 @@ pub use lan::Lan;
 pub use run::{Finished, Started, run, run_in, securectr};
 pub use terminal::Terminal;
 pub use user::User;
+pub use world::World;
 
 /// The top of the checkout.
 pub fn checkout() -> &'static Path {

@@ -23,18 +23,20 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("securectr-jail", &[]),
     ("securectr-protocol", &[]),
     ("securectr-registry", &["securectr-jail"]),
-    ("securectr-sandbox", &["securectr-files", "securectr-protocol", "securectr-vmm"]),
+    ("securectr-sandbox", &["securectr-files", "securectr-protocol", "securectr-vmm", "securectr-wall"]),
     ("securectr-sdk", &[]),
     ("securectr-shim", &["securectr-sandbox"]),
     ("securectr-test-host", &[]),
     ("securectr-tests", &["securectr-sdk"]),
     ("securectr-vmm", &["securectr-jail"]),
+    ("securectr-wall", &["securectr-jail"]),
 ];
 
 /// What must not come into the process that a hostile guest talks to, nor into the guest's PID 1.
 const NEVER_IN: &[(&str, &[&str])] = &[
     ("securectr-vmm", &["tokio", "protobuf", "ttrpc", "oci-spec", "clap"]),
     ("securectr-files", &["tokio", "protobuf", "ttrpc", "oci-spec", "clap", "vm-memory"]),
+    ("securectr-wall", &["tokio", "protobuf", "ttrpc", "oci-spec", "clap", "vm-memory"]),
     ("securectr-agent", &["clap", "reqwest", "openssl-sys"]),
 ];
 
