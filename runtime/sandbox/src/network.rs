@@ -26,6 +26,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
 use nix::{
@@ -35,7 +36,10 @@ use nix::{
 };
 use securectr_protocol::agent::ConfigureNetworkRequest;
 use thiserror::Error;
-use tokio::sync::{broadcast, oneshot};
+use tokio::{
+    sync::{broadcast, oneshot},
+    time::timeout,
+};
 
 use self::{nat::Nat, netlink::Netlink, places::Places};
 pub use self::{
@@ -45,7 +49,7 @@ pub use self::{
     wall::WallError,
 };
 use crate::{
-    Installation,
+    Installation, Sandbox,
     vmm::{Equipment, Vmm},
 };
 pub use securectr_wall::{Allowed, Denial, Protocol};
@@ -118,6 +122,27 @@ impl Network {
             Self::Namespace(_) => std::future::pending().await,
             Self::Nat(nat) => nat.lost().await,
         }
+    }
+}
+
+/// How long after its network's end a machine's own may be heard of, which was the cause.
+const MACHINE_GRACE: Duration = Duration::from_secs(1);
+
+impl Sandbox {
+    /// Answers, with the words for it, when the guest has lost its network although nobody has wanted that; may be asked again.
+    pub async fn network_lost(&self) -> String {
+        let Some(network) = &self.booted.network else { return std::future::pending().await };
+        let words = network.lost().await;
+        match timeout(MACHINE_GRACE, self.booted.vmm.ended()).await {
+            // The network went with its machine.
+            Ok(_) => std::future::pending().await,
+            Err(_) => words,
+        }
+    }
+
+    /// Tells what the guest may not reach and has tried to; none where it may reach all, or nothing. Who is slow misses some.
+    pub fn denials(&self) -> Option<broadcast::Receiver<Denial>> {
+        self.booted.network.as_ref().and_then(Network::denials)
     }
 }
 

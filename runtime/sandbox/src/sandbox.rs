@@ -7,18 +7,14 @@ use securectr_protocol::agent::{
     rootfs::{Lower, Upper},
 };
 use thiserror::Error;
-use tokio::{
-    sync::{Mutex, broadcast},
-    time::timeout,
-};
+use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
-    Addition, AgentError, BootError, ContainerPlan, Denial, End, GivenFile, Host, MachinePlan, MemoryError,
+    Addition, AgentError, BootError, ContainerPlan, End, GivenFile, Host, MachinePlan, MemoryError,
     NetworkError, PodPlan, SandboxId, Streams, StreamsWanted, Writable,
     agent::Agent,
     boot::{self, Booted},
     devices::{DeviceError, Places},
-    network::Network,
     room::Room,
     shares::{self, ShareError},
     stdio,
@@ -26,9 +22,6 @@ use crate::{
 
 /// When the agent's connection breaks, the VMM is dying; this is how long its cause is waited for.
 const CAUSE_LIMIT: Duration = Duration::from_secs(5);
-
-/// How long after its network's end a machine's own may be heard of, which was the cause.
-const MACHINE_GRACE: Duration = Duration::from_secs(1);
 
 /// The names of disks in the guest, in the order in which they are given to the VMM.
 const FIRST_DEVICE: &str = "vda";
@@ -289,22 +282,6 @@ impl Sandbox {
     /// Answers when the machine has ended, with the cause; may be asked by several and again.
     pub async fn ended(&self) -> End {
         self.booted.vmm.ended().await
-    }
-
-    /// Answers, with the words for it, when the guest has lost its network although nobody has wanted that; may be asked again.
-    pub async fn network_lost(&self) -> String {
-        let Some(network) = &self.booted.network else { return std::future::pending().await };
-        let words = network.lost().await;
-        match timeout(MACHINE_GRACE, self.booted.vmm.ended()).await {
-            // The network went with its machine.
-            Ok(_) => std::future::pending().await,
-            Err(_) => words,
-        }
-    }
-
-    /// Tells what the guest may not reach and has tried to; none where it may reach all, or nothing. Who is slow misses some.
-    pub fn denials(&self) -> Option<broadcast::Receiver<Denial>> {
-        self.booted.network.as_ref().and_then(Network::denials)
     }
 
     /// Of the process that is the machine.

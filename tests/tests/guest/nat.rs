@@ -54,8 +54,9 @@ fn with_nginx() -> Result<User> {
 
 /// A page, from the host or from the world.
 fn page(address: &str) -> impl FnOnce() -> Result<String> + Send + 'static {
-    let address: SocketAddr = address.parse().expect("an address");
+    let address = address.to_owned();
     move || {
+        let address: SocketAddr = address.parse()?;
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(30))?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
