@@ -107,7 +107,7 @@ impl Judge {
     }
 
     fn outgoing_packet(&mut self, frame: &[u8], packet: &Packet<'_>, now: Instant) -> Verdict {
-        let flow = packet.from_guest();
+        let flow = packet.flow_out();
         let own = match packet.guest {
             IpAddr::V4(address) => address == self.spec.guest.0,
             IpAddr::V6(address) => address == self.spec.guest.1 || address.is_unicast_link_local(),
@@ -181,7 +181,7 @@ impl Judge {
             Read::Link => return true,
             Read::Idle | Read::Unusual(..) => return false,
         };
-        let flow = packet.to_guest();
+        let flow = packet.flow_in();
         let is_published = self.spec.published.contains(&(flow.protocol, flow.guest_port));
         match &packet.transport {
             Transport::Udp(udp) if Some(flow.peer) == self.spec.resolver && flow.peer_port == DNS_PORT => {
@@ -219,13 +219,13 @@ impl Packet<'_> {
         }
     }
 
-    fn from_guest(&self) -> Flow {
+    fn flow_out(&self) -> Flow {
         let (protocol, guest_port, peer_port) = self.protocol_and_ports();
         Flow { protocol, guest_port, peer: self.peer, peer_port }
     }
 
     /// The same with its ends changed: `guest` is who has sent it.
-    fn to_guest(&self) -> Flow {
+    fn flow_in(&self) -> Flow {
         let (protocol, peer_port, guest_port) = self.protocol_and_ports();
         Flow { protocol, guest_port, peer: self.guest, peer_port }
     }

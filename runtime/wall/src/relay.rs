@@ -43,11 +43,11 @@ struct Side {
     output: Vec<u8>,
 }
 
-/// Why it is over.
-pub(crate) enum Over {
-    GuestHasGone,
-    WorldHasGone,
-    ParentHasGone,
+/// Who has gone.
+pub(crate) enum Gone {
+    Guest,
+    World,
+    Parent,
 }
 
 /// Relays until one of them goes. All sockets do not wait.
@@ -56,29 +56,29 @@ pub(crate) fn relay(
     world: UnixStream,
     parent: &UnixStream,
     judge: &mut Judge,
-) -> Result<Over, RelayError> {
+) -> Result<Gone, RelayError> {
     let mut guest = Side::new("the guest", guest);
     let mut world = Side::new("passt", world);
     loop {
         let (of_guest, of_world, of_parent) = wait(&guest, &world, parent)?;
         if !of_parent.is_empty() {
-            return Ok(Over::ParentHasGone);
+            return Ok(Gone::Parent);
         }
         // Nobody reads what waits, or will be told of it.
         let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
         if of_guest.intersects(gone) && !world.has_room() {
-            return Ok(Over::GuestHasGone);
+            return Ok(Gone::Guest);
         }
         if of_world.intersects(gone) && !guest.has_room() {
-            return Ok(Over::WorldHasGone);
+            return Ok(Gone::World);
         }
         guest.flush()?;
         world.flush()?;
         if !of_guest.is_empty() && world.has_room() && !guest.read()? {
-            return Ok(Over::GuestHasGone);
+            return Ok(Gone::Guest);
         }
         if !of_world.is_empty() && guest.has_room() && !world.read()? {
-            return Ok(Over::WorldHasGone);
+            return Ok(Gone::World);
         }
         let now = Instant::now();
         while world.has_room() {
