@@ -41,7 +41,8 @@ pub(super) const GATEWAY_MAC: [u8; 6] = *b"\x02sctr\x01";
 pub(super) const GUEST_MAC: [u8; 6] = *b"\x02sctr\x02";
 
 /// A guest's data goes in few frames, each of which the socket takes as a whole or not at all: the kernel cuts what is longer than
-/// 48,832 bytes. In the test host, 3 MB took 1.5 s so, 2.7 s in passt's longest frames, and 4.8 s in those of an Ethernet.
+/// 48,832 bytes. In one run in the test host, 3 MB went out
+/// in 1.5 s with 32,000 bytes, in 2.7 s with passt's most, 65,520, and in 4.8 s with 1,500.
 const MTU: u16 = 32_768;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";

@@ -193,7 +193,7 @@ impl Backend for Stream {
 }
 
 /// Whether a frame is for or from the loopback, or nobody, in which case the host takes it for itself too. passt(1) connects to what
-/// it is told: before 2024 also to the services that the host keeps to itself.
+/// it is told: Debian 12's also to the services that the host keeps to itself.
 fn is_of_the_other_end(frame: &[u8]) -> bool {
     fn field<const LEN: usize>(frame: &[u8], at: usize) -> Option<[u8; LEN]> {
         frame.get(at..at + LEN)?.try_into().ok()
