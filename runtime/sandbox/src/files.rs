@@ -30,7 +30,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 
-use crate::{end::ProcessExit, sys, vmm::exit_of};
+use crate::{end::ProcessExit, silence, sys, vmm::exit_of};
 
 /// Room for several of the largest messages on their way, in bytes.
 const SOCKET_BUFFER_LEN: usize = 1 << 20;
@@ -162,11 +162,8 @@ fn equip() -> Result<(UnixStream, Vec<OwnedFd>, OwnedFd), FilesError> {
         let _ = setsockopt(socket, sockopt::SndBufForce, &SOCKET_BUFFER_LEN)
             .or_else(|_| setsockopt(socket, sockopt::SndBuf, &SOCKET_BUFFER_LEN));
     }
-    // Who reads our standard error to its end would wait for the container's. What is to be said is said by the control socket.
-    let null = File::options().read(true).write(true).open("/dev/null");
-    let null = OwnedFd::from(null.map_err(descriptor("standard streams"))?);
-    let again = || null.try_clone().map_err(descriptor("standard streams"));
-    Ok((control, vec![again()?, again()?, again()?, theirs.into(), requests], client))
+    let [stdin, stdout, stderr] = silence::streams().map_err(descriptor("standard streams"))?;
+    Ok((control, vec![stdin, stdout, stderr, theirs.into(), requests], client))
 }
 
 fn end_of(failure: Option<String>, exit: ProcessExit) -> FilesEnd {

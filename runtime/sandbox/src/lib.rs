@@ -34,6 +34,7 @@ mod program;
 mod room;
 mod sandbox;
 mod shares;
+mod silence;
 mod state;
 mod stdio;
 mod sys;

@@ -1,6 +1,6 @@
 //! Programs that run untrusted code by the library.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use anyhow::Result;
 use securectr_sdk::{Cause, Error, Sandbox};
@@ -8,7 +8,7 @@ use securectr_tests::{image, no_process_is_left, program};
 
 fn sandbox() -> Sandbox {
     let store = std::env::temp_dir().join("securectr-tests-store");
-    Sandbox::new(image("busybox")).program(PathBuf::from(program("securectr"))).store(store)
+    Sandbox::new(image("busybox")).program(program("securectr")).store(store)
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn what_a_killed_database_has_committed_is_there_when_it_starts_again() -> Resul
     user.succeed(&["kill", "-s", "KILL", "db"])?;
     let said = marking.finish(b"")?.out();
     load.finish(b"")?;
-    let last: u64 = said.lines().filter_map(|line| line.parse().ok()).last().unwrap_or(20);
+    let last: u64 = said.lines().filter_map(|line| line.parse().ok()).next_back().unwrap_or(20);
     assert_eq!(user.succeed(&["wait", "db"])?, "137");
     user.succeed(&["start", "db"])?;
     database(&user)?;

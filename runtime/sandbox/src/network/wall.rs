@@ -3,10 +3,9 @@
 
 use std::{
     ffi::CString,
-    fs::File,
     io,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::OwnedFd,
         unix::{ffi::OsStrExt, net::UnixStream as StdUnixStream},
     },
     path::Path,
@@ -23,7 +22,7 @@ use tokio::{
 };
 
 use crate::{
-    sys,
+    silence, sys,
     vmm::{exit_of, jail_identity},
 };
 
@@ -69,11 +68,8 @@ impl Wall {
             let _ = setsockopt(socket, sockopt::SndBufForce, &SOCKET_BUFFER_LEN)
                 .or_else(|_| setsockopt(socket, sockopt::SndBuf, &SOCKET_BUFFER_LEN));
         }
-        let null = || File::options().read(true).write(true).open("/dev/null");
-        let stdin = null().map_err(descriptor("standard streams"))?;
-        let stdout = null().map_err(descriptor("standard streams"))?;
-        let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(descriptor("standard streams"))?;
-        let fds = [stdin.into(), stdout.into(), stderr, theirs.into(), guest.into(), world];
+        let [stdin, stdout, stderr] = silence::streams().map_err(descriptor("standard streams"))?;
+        let fds = [stdin, stdout, stderr, theirs.into(), guest.into(), world];
         let launched = sys::launch(&sys::Launch { program: &program, fds: &fds, identity: jail_identity() })
             .map_err(WallError::Start)?;
         drop(fds);
