@@ -4,9 +4,7 @@
 use std::{
     collections::VecDeque,
     ffi::CString,
-    fmt,
-    fs::File,
-    io,
+    fmt, io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{ffi::OsStrExt, net::UnixStream as StdUnixStream},
