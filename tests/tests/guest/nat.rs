@@ -191,11 +191,12 @@ fn an_ordinary_user_needs_no_root() -> Result<()> {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", &USER_ID.to_string(), "--regid", &group, "--clear-groups"]);
         command.arg(program("securectr")).arg("run").args(options);
-        command.arg(image("busybox")).args(["sh", "-c", script]);
+        command.arg(image("debian")).args(["bash", "-c", script]);
         command.env("HOME", home.path()).env("XDG_RUNTIME_DIR", &runtime).env_remove("XDG_DATA_HOME");
         Started::spawn(world.on_host(&command).current_dir("/"))?.finish(b"")
     };
-    let said = as_user(&["-p", "8080:80"], "nc -w 20 10.77.0.1 5000 </dev/null")?;
+    // Not by a program that closes its half: Debian 12's passt then says the same again and again.
+    let said = as_user(&["-p", "8080:80"], "exec 3<>/dev/tcp/10.77.0.1/5000 && cat <&3")?;
     assert!(said.code == 0 && said.out().starts_with("you are "), "{said:?}");
     let refused = as_user(&["-p", "80:80"], "true")?;
     assert_eq!(refused.code, 125, "{refused:?}");
