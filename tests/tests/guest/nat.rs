@@ -270,7 +270,7 @@ fn what_is_allowed_is_reached_and_all_else_is_refused_and_told() -> Result<()> {
                   get loop.test 6000 || echo no loopback";
     world.serve_on_host("127.0.0.1:6000".parse()?)?;
     let said = run_debian(&world, &options, script)?;
-    let shown = said.out().replace("fd00:77::2", "10.77.0.2");
+    let shown = said.out().replace("fd00:77::2", "10.77.0.2").replace("::ffff:", "");
     let expected =
         "you are 10.77.0.2\nno port\nyou are 10.77.0.2\nno name\nno port\nno address\nno loopback\n";
     ensure!(shown == expected, "{said:?}");
