@@ -32,12 +32,14 @@ fn what_a_killed_database_has_committed_is_there_when_it_starts_again() -> Resul
     database(&user)?;
     user.succeed(&["exec", "db", "pgbench", "-q", "-i", "-s", "1"])?;
     user.succeed(&["exec", "db", "psql", "-qc", "create table marks(mark int)"])?;
-    let load = Started::spawn(&mut user.command(&["exec", "db", "pgbench", "-c", "2", "-T", "1000"]))?;
+    let load = Started::spawn(&mut user.command(&["exec", "db", "pgbench", "-n", "-c", "2", "-T", "1000"]))?;
     // Each mark is said when it is committed.
     let marks = "i=1; while :; do echo \"insert into marks values ($i);\"; echo \"\\\\echo $i\"; i=$((i + 1)); done | psql -q";
     let mut marking = Started::spawn(&mut user.command(&["exec", "db", "sh", "-c", marks]))?;
     marking.wait_for_output("\n20\n")?;
-    thread::sleep(Duration::from_secs(2));
+    while user.succeed(&["exec", "db", "psql", "-tAc", "select count(*) > 0 from pgbench_history"])? == "f" {
+        thread::sleep(Duration::from_secs(1));
+    }
     user.succeed(&["kill", "-s", "KILL", "db"])?;
     let said = marking.finish(b"")?.out();
     load.finish(b"")?;
