@@ -33,9 +33,19 @@ impl LoopDevice {
     /// One with an empty ext4.
     pub fn with_ext4(len: u64) -> Result<Self> {
         let device = Self::new(len)?;
-        let made = Command::new("/usr/sbin/mke2fs").args(["-q", "-t", "ext4"]).arg(&device.path).status()?;
+        // With blocks as large as pages, it can seal files (fs-verity).
+        let options = ["-q", "-t", "ext4", "-b", "4096", "-O", "verity"];
+        let made = Command::new("/usr/sbin/mke2fs").args(options).arg(&device.path).status()?;
         ensure!(made.success(), "mke2fs");
         Ok(device)
+    }
+
+    /// Mounts it where nobody else does, as long as what is answered with lives.
+    pub fn mount(&self) -> Result<Mounted> {
+        let at = tempfile::tempdir()?;
+        let mounted = Command::new("mount").arg(&self.path).arg(at.path()).status()?;
+        ensure!(mounted.success(), "mount {}", self.path.display());
+        Ok(Mounted(at))
     }
 
     /// Major and minor number.
@@ -70,6 +80,21 @@ impl LoopDevice {
             fs::read_dir(process.path().join("fd")).is_ok_and(|fds| fds.flatten().any(is_it))
         };
         eventually("nobody has the device open", || Ok(!fs::read_dir("/proc")?.flatten().any(holds_it)))
+    }
+}
+
+/// A device's file system.
+pub struct Mounted(TempDir);
+
+impl Mounted {
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
     }
 }
 

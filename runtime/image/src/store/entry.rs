@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Image;
 use super::lock::{is_at, try_lock};
+use super::verity::{self, Measured};
 use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::erofs;
@@ -25,6 +26,9 @@ const UNFINISHED: &str = "unfinished";
 #[derive(Debug, Serialize, Deserialize)]
 struct Description {
     rootfs_bytes: u64,
+    /// Where the file system of the store seals files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    verity: Option<Measured>,
     config: ImageConfig,
     accounts: Accounts,
 }
@@ -40,8 +44,8 @@ impl Entry {
         Self { directory: images.join(digest.hex()), digest: digest.clone() }
     }
 
-    /// The image, if it is there and whole as far as can be told at once (its size, and the checksum of its first block).
-    /// A damaged one counts as absent, and is made again.
+    /// The image, if it is there and whole as far as can be told at once (its size, and the checksum of its first block; its
+    /// digest, where it was sealed). A damaged one counts as absent, and is made again.
     pub(super) fn open(&self) -> Option<Image> {
         let json = fs::read(self.directory.join(DESCRIPTION)).ok()?;
         let description: Description = serde_json::from_slice(&json).ok()?;
@@ -49,7 +53,8 @@ impl Entry {
         let mut first_block = [0; erofs::BLOCK_BYTES as usize];
         rootfs.read_exact_at(&mut first_block, 0).ok()?;
         let is_whole = rootfs.metadata().ok()?.len() == description.rootfs_bytes
-            && erofs::superblock_is_whole(&first_block);
+            && erofs::superblock_is_whole(&first_block)
+            && description.verity == verity::measure(&rootfs).ok()?;
         let Description { config, accounts, .. } = description;
         is_whole.then(|| Image { rootfs, digest: Some(self.digest.clone()), config, accounts })
     }
@@ -109,7 +114,10 @@ impl LockedEntry {
             Err(error) => return Ok(Err(error)),
         };
         self.finish(&file, ROOTFS)?;
-        let description = Description { rootfs_bytes: bytes, config: config.clone(), accounts };
+        // Nobody can write it any more.
+        drop(file);
+        let verity = verity::seal(&self.directory.join(ROOTFS))?;
+        let description = Description { rootfs_bytes: bytes, verity, config: config.clone(), accounts };
         let mut file = self.create()?;
         file.write_all(&serde_json::to_vec(&description)?)?;
         self.finish(&file, DESCRIPTION)?;

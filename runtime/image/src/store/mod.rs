@@ -22,6 +22,7 @@ mod lock;
 mod pull;
 mod record;
 mod save;
+mod verity;
 
 use std::fs::File;
 use std::io;
