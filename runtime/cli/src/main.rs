@@ -8,6 +8,7 @@ mod bundle;
 mod capabilities;
 mod check;
 mod container;
+mod copies;
 mod events;
 mod images;
 mod inside;
@@ -26,6 +27,7 @@ mod streams;
 mod system;
 mod terminal;
 mod timeline;
+mod tree;
 mod version;
 mod volumes;
 
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Command::Info(info) => system::info(info, &args.global),
         Command::Kept(verb) => kept::act(verb, &args.global, &report),
         Command::Inside(verb) => inside::act(verb, &args.global, &report),
+        Command::Copies(verb) => copies::act(verb, &args.global, &report),
         Command::Image(verb) => images::act(verb, &args.global, &report),
         Command::Oci(verb) => oci::act(verb, &args.global, &report),
     };
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
                         | Command::System(_)
                         | Command::Info(_)
                         | Command::Inside(_)
+                        | Command::Copies(_)
                 ) {
                     1
                 } else {

@@ -21,6 +21,7 @@ use crate::{
     args::{Global, Run},
     bundle::{self, Source},
     container::{self, Journal, Kept},
+    copies::{Copies, Held},
     images, kept, paths, ports,
     progress::Bar,
     report::Report,
@@ -95,6 +96,7 @@ fn to_its_end(run: &Run, global: &Global, report: &Report) -> Result<Outcome> {
         root: root.source.clone(),
         network: network.as_ref(),
         volumes,
+        copies: Copies::of(global)?.place(&id),
     };
     let bundle = bundle::bundle(&source)?;
     let kept = kept::kept(run, &root, &id, &bundle.spec, Vec::new())?;
@@ -106,6 +108,7 @@ fn to_its_end(run: &Run, global: &Global, report: &Report) -> Result<Outcome> {
         println!("{}", serde_json::to_string_pretty(&plan)?);
         return Ok(Outcome { code: 0, cause: Cause::Exit, message: None });
     }
+    let held = Copies::of(global)?.hold(&id, id.as_str(), true, &spec)?;
     let host = Host { installation, state, echo_console: global.debug };
     let journal = paths::store(global).ok().map(|store| Journal::of(&store));
     let session = Session { plan: &plan, run, spec, kept, journal, report, timeline: &timeline };
@@ -120,7 +123,21 @@ fn to_its_end(run: &Run, global: &Global, report: &Report) -> Result<Outcome> {
     let outcome = runtime.block_on(session.run(&host, disks));
     // The thread that reads our standard input may wait for ever.
     runtime.shutdown_background();
+    if let Some(held) = held {
+        settle(held, &id, report);
+    }
     outcome
+}
+
+/// What the container has changed of its private copies waits for a decision.
+fn settle(held: Held, id: &SandboxId, report: &Report) {
+    match held.settle() {
+        Ok(0) => {}
+        Ok(count) => report.warning(&format!(
+            "{count} changes in private copies: securectr diff {id} shows them, then apply or discard"
+        )),
+        Err(error) => report.error(&error),
+    }
 }
 
 /// What a container is made from.

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::{
     args::Global,
     container::{OfRun, Status, of_run},
+    copies::Copies,
     images, kept,
     output::{self, Format},
     paths, terminal,
@@ -203,6 +204,9 @@ fn df(df: &Df, global: &Global) -> Result<u8> {
         .collect();
     let bytes_of_containers: Vec<_> =
         users.iter().map(|user| (bytes_of(&user.record.bundle), !has_ended(user))).collect();
+    let copies = Copies::of(global)?;
+    let (copies_count, place) = copies.count()?;
+    let copies_bytes = if copies_count == 0 { 0 } else { bytes_of(place) };
     let rows = [
         row(
             "Images",
@@ -212,6 +216,7 @@ fn df(df: &Df, global: &Global) -> Result<u8> {
         ),
         row_of("Containers", &bytes_of_containers),
         row_of("Local Volumes", &bytes_of_volumes),
+        row("Private Copies", (copies_count, 0), copies_bytes, copies_bytes),
     ];
     let columns = [
         ("TYPE", "Type"),

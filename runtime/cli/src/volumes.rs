@@ -12,6 +12,7 @@ use crate::{
     output::{self, Format},
     paths,
     report::Report,
+    tree,
 };
 
 /// No name is longer, in bytes.
@@ -165,7 +166,7 @@ impl Volumes {
         if let Some(user) = self.user_of(name, users) {
             bail!("volume {name} is used by the container {}", user.record.id);
         }
-        fs::remove_dir_all(self.place(name)).with_context(|| format!("remove the volume {name}"))
+        tree::remove(&self.place(name)).with_context(|| format!("remove the volume {name}"))
     }
 
     /// The container that has it, running or not.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Hooks, LinuxNamespace, LinuxNamespaceType, Spec};
 use securectr_protocol::{COPY_UP, POD};
 
-use crate::{PlanError, Scope};
+use crate::{PRIVATE_COPY, PlanError, Scope};
 
 /// Where a container's network comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,8 +92,12 @@ fn counterpart(
 
 /// Words of ours mean nothing in the specs of others.
 pub(crate) fn refuse_own_words(spec: &Spec) -> Result<(), PlanError> {
-    let mut options = spec.mounts().iter().flatten().flat_map(|mount| mount.options().iter().flatten());
-    if options.any(|option| option == COPY_UP) { Err(PlanError::Unsupported(COPY_UP)) } else { Ok(()) }
+    for option in spec.mounts().iter().flatten().flat_map(|mount| mount.options().iter().flatten()) {
+        if let Some(own) = [COPY_UP, PRIVATE_COPY].into_iter().find(|own| option.starts_with(own)) {
+            return Err(PlanError::Unsupported(own));
+        }
+    }
+    Ok(())
 }
 
 fn has_path(namespace: &LinuxNamespace) -> bool {
@@ -187,6 +191,7 @@ mod tests {
             refuse_own_words(&serde_json::from_value(spec).unwrap())
         };
         assert_eq!((with("ro"), with(COPY_UP)), (Ok(()), Err(PlanError::Unsupported(COPY_UP))));
+        assert_eq!(with("securectr-copy=/etc"), Err(PlanError::Unsupported(PRIVATE_COPY)));
     }
 
     #[test]

@@ -75,6 +75,6 @@ pub use sandbox::{Disks, ExitStatus, LaunchFailure, OomKilled, ProcessName, Reac
 pub use securectr_protocol::COPY_UP;
 /// An annotation of a spec, ours: "true" for a container whose first process is an init that needs nothing of its image.
 pub use securectr_protocol::INIT;
-pub use shares::{Share, ShareError};
+pub use shares::{PRIVATE_COPY, Share, ShareError};
 pub use state::{StateError, StateRoot};
 pub use stdio::{Streams, StreamsWanted};

@@ -409,8 +409,13 @@ mod tests {
         {
             let plan =
                 planned_root(with_a_process(), RootSource::Directory("/srv/root".into()), writable).unwrap();
-            let share =
-                Share { name: "x-root".into(), source: "/srv/root".into(), read_only, exclusive: true };
+            let share = Share {
+                name: "x-root".into(),
+                source: "/srv/root".into(),
+                read_only,
+                exclusive: true,
+                copy: None,
+            };
             assert!(plan.machine.has_shares);
             assert_eq!(
                 (plan.container.root_share.as_deref(), plan.container.shares),

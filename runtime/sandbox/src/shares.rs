@@ -24,7 +24,7 @@ use crate::{
     RootSource, SandboxId, Scope, Writable, end::ProcessExit, files::FileServer, pod::is_shared_memory,
     sys::Launched, vmm::exit_of,
 };
-use sys::{Mount as ShareMount, Namespaces};
+use sys::{Copy, Mount as ShareMount, Namespaces};
 
 const BINDS: [&str; 2] = ["bind", "rbind"];
 
@@ -38,7 +38,13 @@ pub struct Share {
     pub read_only: bool,
     /// Nobody but the guest changes it: then it need not look again and again whether somebody did.
     pub exclusive: bool,
+    /// A directory with `upper` and `work`: what the guest changes is written there, and the source stays as it is (overlayfs).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy: Option<PathBuf>,
 }
+
+/// An option of a bind mount in a spec, ours: `securectr-copy=DIR`, for [`Share::copy`].
+pub const PRIVATE_COPY: &str = "securectr-copy=";
 
 #[derive(Debug, Error)]
 pub enum ShareError {
@@ -48,6 +54,8 @@ pub enum ShareError {
     Ended(PathBuf),
     #[error("share {path}")]
     Mount { path: PathBuf, source: io::Error },
+    #[error("share {path} with a private copy in {copy}")]
+    Copy { path: PathBuf, copy: PathBuf, source: io::Error },
 }
 
 impl Share {
@@ -61,7 +69,7 @@ impl Share {
 pub(crate) fn of_root(id: &SandboxId, root: RootSource, writable: Writable) -> Option<Share> {
     let RootSource::Directory(source) = root else { return None };
     let read_only = writable != Writable::InPlace;
-    Some(Share { name: format!("{id}-root"), source, read_only, exclusive: true })
+    Some(Share { name: format!("{id}-root"), source, read_only, exclusive: true, copy: None })
 }
 
 /// Sources of bind mounts may be relative to the bundle.
@@ -89,11 +97,19 @@ pub(crate) fn of_spec(id: &SandboxId, spec: &mut Spec, scope: Scope) -> Vec<Shar
         }
         let Some(source) = mount.source().clone().filter(|_| is_bind(mount)) else { continue };
         let name = format!("{id}-{}", shares.len());
-        let share = Share { name, source, read_only: has_option(mount, &["ro", "rro"]), exclusive: false };
+        let read_only = has_option(mount, &["ro", "rro"]);
+        let share = Share { name, source, read_only, exclusive: false, copy: take_copy(mount) };
         mount.set_source(Some(share.guest_path()));
         shares.push(share);
     }
     shares
+}
+
+/// Where its private copy is, which is none of the guest's business.
+fn take_copy(mount: &mut Mount) -> Option<PathBuf> {
+    let options = mount.options_mut().as_mut()?;
+    let index = options.iter().position(|option| option.starts_with(PRIVATE_COPY))?;
+    options.remove(index).strip_prefix(PRIVATE_COPY).map(PathBuf::from)
 }
 
 /// The shared memory of the pod, in the place of whatever mount, with what attributes it has.
@@ -142,15 +158,22 @@ pub(crate) async fn remove_all(server: Option<&FileServer>, all: &[Share]) {
 
 async fn add(server: Option<&FileServer>, share: &Share) -> Result<(), ShareError> {
     let path = || share.source.clone();
-    let failed = |source| ShareError::Mount { path: path(), source };
+    let failed = |source| match share.copy.clone() {
+        None => ShareError::Mount { path: path(), source },
+        Some(copy) => ShareError::Copy { path: path(), copy, source },
+    };
     let server = server.ok_or_else(|| ShareError::None(path()))?;
     let namespaces = namespaces(server).await.ok_or_else(|| ShareError::Ended(path()))?;
-    let source = CString::new(share.source.as_os_str().as_bytes()).map_err(|error| failed(error.into()))?;
+    let source = c_path(&share.source).map_err(failed)?;
     let target = place_of(&share.name).map_err(failed)?;
+    let copy =
+        share.copy.as_ref().map(|copy| Ok((c_path(&copy.join("upper"))?, c_path(&copy.join("work"))?)));
+    let copy = copy.transpose().map_err(failed)?;
+    let copy = copy.as_ref().map(|(upper, work)| Copy { upper, work });
     if share.exclusive {
         server.ask(Request::Exclusive(share.name.clone())).await;
     }
-    let mount = ShareMount { source: &source, target: &target, read_only: share.read_only };
+    let mount = ShareMount { source: &source, target: &target, read_only: share.read_only, copy };
     let child = sys::attach(&namespaces, &mount).map_err(failed)?;
     outcome(child).await.map_err(failed)
 }
@@ -177,6 +200,10 @@ async fn outcome(child: Launched) -> io::Result<()> {
         ProcessExit::Code(errno) => Err(io::Error::from_raw_os_error(errno)),
         ProcessExit::Signal(_) => Err(io::ErrorKind::Interrupted.into()),
     }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
 }
 
 fn place_of(name: &str) -> io::Result<CString> {
@@ -216,11 +243,21 @@ mod tests {
             source: source.into(),
             read_only,
             exclusive: false,
+            copy: None,
         };
         assert_eq!(shares, [share("box-0", "/srv/a", true), share("box-1", "/srv/b", false)]);
         let sources: Vec<_> = mounts.iter().map(|mount| mount.source().clone().unwrap()).collect();
         let in_guest = ["proc", "/run/securectr/shared/box-0", "/run/securectr/shared/box-1"];
         assert_eq!(sources, in_guest.map(PathBuf::from));
+    }
+
+    #[test]
+    fn the_guest_does_not_hear_of_a_private_copy() {
+        let options = ["rbind", "securectr-copy=/store/copies/box/0", "rw"];
+        let mounts = json!([{"destination": "/w", "type": "bind", "source": "/srv", "options": options}]);
+        let (shares, mounts) = shared(mounts, ALONE);
+        assert_eq!(shares[0].copy.as_deref(), Some("/store/copies/box/0".as_ref()));
+        assert_eq!(mounts[0].options().as_deref().unwrap(), ["rbind", "rw"]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::OnceLock,
 };
@@ -31,6 +31,11 @@ fn shared() -> Result<&'static Docker> {
 
 pub(crate) fn docker(words: &[&str]) -> Result<Finished> {
     Started::spawn(&mut shared()?.command(words))?.finish(b"")
+}
+
+/// Where it keeps images and containers.
+pub(crate) fn storage() -> Result<PathBuf> {
+    Ok(shared()?.place.path().join("data"))
 }
 
 /// By `docker run`; the words are those of the image and its command.

@@ -6,12 +6,16 @@ use std::{
     collections::BTreeMap,
     fs,
     io::Read,
+    os::unix::fs::MetadataExt,
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use securectr_tests::{Finished, Lan, containerd};
+use securectr_tests::{Finished, Lan, User, containerd, registry::Registry};
+
+use crate::docker::{docker, storage};
 
 const ROUNDS: usize = 10;
 
@@ -146,5 +150,69 @@ fn network() -> Result<()> {
     }
     print("network, one stream out", "MiB/s", &rates);
     print("network, round trip", "us", &trips);
+    Ok(())
+}
+
+/// Docker with runc, and securectr by itself.
+const COMMANDS: [&str; 2] = ["docker", "securectr"];
+
+/// What a tree takes of its disk, in MiB.
+fn mib_of(path: &Path) -> Result<f64> {
+    let metadata = fs::symlink_metadata(path)?;
+    let mut mib = (metadata.blocks() * 512) as f64 / f64::from(1 << 20);
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path)? {
+            mib += mib_of(&entry?.path())?;
+        }
+    }
+    Ok(mib)
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn beside_docker() -> Result<()> {
+    let user = User::with_box()?;
+    let registry = Registry::start()?;
+    let remote = registry.push("debian", "team/debian")?;
+    ensure!(docker(&["tag", "busybox", "box"])?.code == 0, "docker tag");
+    let call = |who: &str, words: &[&str]| if who == "docker" { docker(words) } else { user.call(words) };
+    for who in COMMANDS {
+        timed(|| call(who, &["run", "-d", "--name", "stays", "--network", "none", "box", "sleep", "10000"]))?;
+    }
+    let mut all: BTreeMap<(&str, &str), Vec<f64>> = BTreeMap::new();
+    let (mut disk, ran) = (Vec::new(), ["run", "--rm", "--network", "none"]);
+    for round in 0..=ROUNDS {
+        for who in COMMANDS {
+            let store = if who == "docker" { storage()? } else { user.home().join("store") };
+            let before = mib_of(&store)?;
+            let figures = [
+                (
+                    "run --rm of an image that is here, to its exit",
+                    timed(|| call(who, &[&ran[..], &["box", "true"]].concat()))?,
+                ),
+                ("exec, to its exit", timed(|| call(who, &["exec", "stays", "true"]))?),
+                (
+                    "pull and first run, to its exit",
+                    timed(|| call(who, &[&ran[..], &[&remote, "true"]].concat()))?,
+                ),
+            ];
+            if round == ROUNDS {
+                disk.push((who, mib_of(&store)? - before));
+            }
+            call(who, &["rmi", &remote])?;
+            // The first warms up.
+            for (what, took) in figures.into_iter().filter(|_| round > 0) {
+                all.entry((what, who)).or_default().push(took);
+            }
+        }
+    }
+    for what in all.keys().map(|(what, _)| *what).collect::<std::collections::BTreeSet<_>>() {
+        let of = |who| all.get(&(what, who)).cloned().unwrap_or_default();
+        print(what, "ms", &COMMANDS.map(|who| (who, median(of(who)))));
+    }
+    print("an image of Debian on the disk", "MiB", &disk);
+    for who in COMMANDS {
+        call(who, &["rm", "-f", "stays"])?;
+    }
     Ok(())
 }

@@ -10,7 +10,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 pub(crate) use run::Run;
 pub(crate) use values::{Network, Tmpfs, Volume, VolumeSource, cpu_count, swap_size};
 
-use crate::{images, inside, inspect, install, kept, oci, system, version, volumes};
+use crate::{copies, images, inside, inspect, install, kept, oci, system, version, volumes};
 
 /// Run containers, each in a microVM with a kernel of its own
 #[derive(Debug, Parser)]
@@ -74,6 +74,8 @@ pub(crate) enum Command {
     Kept(kept::Verb),
     #[command(flatten)]
     Inside(inside::Verb),
+    #[command(flatten)]
+    Copies(copies::Verb),
     #[command(flatten)]
     Image(images::Verb),
     #[command(flatten)]

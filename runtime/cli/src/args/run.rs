@@ -140,8 +140,8 @@ pub(crate) struct Run {
     /// Drop a Linux capability, or ALL
     #[arg(long, value_name = "CAPABILITY")]
     pub cap_drop: Vec<String>,
-    /// Share a directory or a file of this machine with the container, or a volume by its name; options are ro, and nocopy, which
-    /// leaves a new volume empty
+    /// Share a directory or a file of this machine with the container, or a volume by its name; options are ro, cow (what the
+    /// container writes is kept beside it, see apply and discard), and nocopy, which leaves a new volume empty
     #[arg(short, long, value_name = "SOURCE:PATH[:OPTIONS]", value_parser = volume)]
     pub volume: Vec<Volume>,
     /// The same and more in docker's longer words, as in type=bind,source=/srv,target=/data,readonly; types are bind, volume and tmpfs

@@ -40,6 +40,8 @@ pub(crate) struct Volume {
     pub read_only: bool,
     /// An empty one with a name stays so, whatever the image has there.
     pub no_copy: bool,
+    /// What the container writes goes to a copy of its own.
+    pub is_copied: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,8 +54,11 @@ pub(crate) enum VolumeSource {
 
 /// `SOURCE:PATH[:OPTION,...]` as docker reads it: the path is absolute, the source is so or a name.
 pub(super) fn volume(text: &str) -> Result<Volume, String> {
-    let wrong =
-        || format!("not a volume: {text} (as in /srv/data:/data, /srv/data:/data:ro or name:/data:nocopy)");
+    let wrong = || {
+        format!(
+            "not a volume: {text} (as in /srv/data:/data, /srv/data:/data:ro, /srv/data:/data:cow or name:/data:nocopy)"
+        )
+    };
     let parts: Vec<&str> = text.split(':').collect();
     let (source, path, options) = match parts.as_slice() {
         [source, path] => (source, path, ""),
@@ -61,14 +66,19 @@ pub(super) fn volume(text: &str) -> Result<Volume, String> {
         _ => return Err(wrong()),
     };
     let source = volume_source(source)?;
-    let mut volume = Volume { source, path: absolute(path)?, read_only: false, no_copy: false };
+    let mut volume =
+        Volume { source, path: absolute(path)?, read_only: false, no_copy: false, is_copied: false };
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
             "ro" => volume.read_only = true,
+            "cow" => volume.is_copied = true,
             "nocopy" if matches!(volume.source, VolumeSource::Named(_)) => volume.no_copy = true,
             option if option == "rw" || changes_nothing(option) => {}
             _ => return Err(wrong()),
         }
+    }
+    if volume.read_only && volume.is_copied {
+        return Err(format!("what is read-only is not copied on write: {text}"));
     }
     Ok(volume)
 }
@@ -114,7 +124,7 @@ pub(crate) enum Mounted {
 /// `type=bind,source=/srv,target=/data,readonly` as docker reads it.
 pub(super) fn mount(text: &str) -> Result<Mounted, String> {
     let (mut kind, mut source, mut target) = ("volume", None, None);
-    let (mut read_only, mut no_copy) = (false, false);
+    let (mut read_only, mut no_copy, mut is_copied) = (false, false, false);
     let is_true = |value| matches!(value, "true" | "1");
     let mut options = Vec::new();
     for part in text.split(',') {
@@ -124,6 +134,7 @@ pub(super) fn mount(text: &str) -> Result<Mounted, String> {
             "source" | "src" => source = Some(value),
             "target" | "dst" | "destination" => target = Some(value),
             "readonly" | "ro" => read_only = is_true(value),
+            "cow" => is_copied = is_true(value),
             "volume-nocopy" => no_copy = is_true(value),
             "bind-propagation" | "consistency" if changes_nothing(value) => {}
             "tmpfs-size" => options.push(format!("size={value}")),
@@ -132,15 +143,15 @@ pub(super) fn mount(text: &str) -> Result<Mounted, String> {
         }
     }
     let path = absolute(target.ok_or("a mount has a target")?)?;
+    let volume = |source| {
+        if read_only && is_copied {
+            return Err(format!("what is read-only is not copied on write: {text}"));
+        }
+        Ok(Mounted::Volume(Volume { source, path: path.clone(), read_only, no_copy, is_copied }))
+    };
     match (kind, source) {
-        ("bind", Some(source)) => {
-            let source = VolumeSource::Path(absolute(source)?);
-            Ok(Mounted::Volume(Volume { source, path, read_only, no_copy }))
-        }
-        ("volume", Some(source)) => {
-            let source = VolumeSource::Named(source.parse()?);
-            Ok(Mounted::Volume(Volume { source, path, read_only, no_copy }))
-        }
+        ("bind", Some(source)) => volume(VolumeSource::Path(absolute(source)?)),
+        ("volume", Some(source)) => volume(VolumeSource::Named(source.parse()?)),
         ("tmpfs", None) => Ok(Mounted::Tmpfs(Tmpfs { path, options })),
         ("tmpfs", Some(_)) => Err("a tmpfs has no source".to_owned()),
         ("bind" | "volume", None) => Err(format!("a mount of type {kind} has a source")),
@@ -299,12 +310,14 @@ mod tests {
     #[test]
     fn a_volume_is_an_absolute_path_or_a_name_at_an_absolute_path() {
         let source = VolumeSource::Path("/a b".into());
-        let writable = Volume { source, path: "/c".into(), read_only: false, no_copy: false };
+        let writable =
+            Volume { source, path: "/c".into(), read_only: false, no_copy: false, is_copied: false };
         assert_eq!(run(&["-v", "/a b:/c", "i"]).volume, std::slice::from_ref(&writable));
         let read_only = Volume { read_only: true, ..writable };
         assert_eq!(run(&["--volume", "/a b:/c:ro", "i"]).volume, [read_only]);
         let named = run(&["-v", "data:/c", "i"]).volume.remove(0).source;
         assert_eq!(named, VolumeSource::Named("data".parse().unwrap()));
+        assert!(volume("/a:/b:cow").unwrap().is_copied && volume("/a:/b:cow,ro").is_err());
         let all = volume("data:/c:ro,nocopy,z").unwrap();
         assert!(all.read_only && all.no_copy);
         let bad = ["", "/a", "/a:", ":/b", "na me:/b", "/a:b", "/a:/b:no", "/a:/b:ro:x", "./a:/b", "..:/b"];
@@ -327,7 +340,13 @@ mod tests {
         let source = VolumeSource::Path("/srv".into());
         assert_eq!(
             bind,
-            Mounted::Volume(Volume { source, path: "/data".into(), read_only: true, no_copy: false })
+            Mounted::Volume(Volume {
+                source,
+                path: "/data".into(),
+                read_only: true,
+                no_copy: false,
+                is_copied: false
+            })
         );
         assert!(matches!(
             mount("src=data,dst=/data").unwrap(),
@@ -336,6 +355,10 @@ mod tests {
         assert!(matches!(
             mount("src=data,dst=/data,volume-nocopy").unwrap(),
             Mounted::Volume(Volume { no_copy: true, .. })
+        ));
+        assert!(matches!(
+            mount("type=bind,src=/a,dst=/b,cow").unwrap(),
+            Mounted::Volume(Volume { is_copied: true, .. })
         ));
         assert!(mount("type=bind,src=/a,dst=/b,bind-propagation=rprivate").is_ok());
         let memory = mount("type=tmpfs,target=/run,tmpfs-size=1m").unwrap();

@@ -62,6 +62,8 @@ pub(crate) struct Source<'a> {
     pub network: Option<&'a NetworkPlan>,
     /// Where each of the run's volumes is on this machine, in their order.
     pub volumes: Vec<PathBuf>,
+    /// Where its private copies are.
+    pub copies: PathBuf,
 }
 
 /// Writes the bundle.
@@ -206,6 +208,8 @@ fn set_user(process: &mut Process, user: &User) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use clap::Parser;
     use securectr_sandbox::COPY_UP;
 
@@ -227,6 +231,7 @@ mod tests {
             root: RootSource::Image,
             network: None,
             volumes: run.volumes().map(|_| "/srv".into()).collect(),
+            copies: "/store/copies/x".into(),
         };
         bundle(&source).map(|bundle| bundle.spec)
     }
@@ -303,6 +308,19 @@ mod tests {
         assert!(
             filled("data:/x") && !filled("data:/x:ro") && !filled("data:/x:nocopy") && !filled("/srv:/x")
         );
+    }
+
+    #[test]
+    fn each_mount_that_is_copied_has_a_place_of_its_own() {
+        let spec = with(&["-v", "/a:/a:cow", "-v", "/b:/b", "-v", "c:/c:cow", "i"], &image(), &ROOT).unwrap();
+        let mounts = spec.mounts().clone().unwrap();
+        let options = |path: &str| {
+            let mount = mounts.iter().find(|mount| mount.destination().as_path() == Path::new(path)).unwrap();
+            mount.options().clone().unwrap()
+        };
+        assert_eq!(options("/a"), ["rbind", "rw", "securectr-copy=/store/copies/x/0"]);
+        assert_eq!(options("/b"), ["rbind", "rw"]);
+        assert_eq!(options("/c"), ["rbind", "rw", "securectr-copy=/store/copies/x/1"]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use oci_spec::runtime::{Mount, Spec};
-use securectr_sandbox::COPY_UP;
+use securectr_sandbox::{COPY_UP, PRIVATE_COPY};
 
 use super::Source;
 use crate::args::{Tmpfs, VolumeSource};
@@ -23,12 +23,17 @@ pub(super) fn add(spec: &mut Spec, source: &Source<'_>) {
         }
     }
     mounts.extend(source.run.tmpfs().map(tmpfs));
+    let mut copy_count = 0;
     for (volume, path) in source.run.volumes().zip(&source.volumes) {
         let access = if volume.read_only { "ro" } else { "rw" };
         let mut options = vec!["rbind".to_owned(), access.to_owned()];
         // What is read-only is so for the file server, too: nothing can be copied to it.
         let is_named = matches!(volume.source, VolumeSource::Named(_));
-        if is_named && !volume.read_only && !volume.no_copy {
+        if volume.is_copied {
+            let copy = source.copies.join(copy_count.to_string());
+            options.push(format!("{PRIVATE_COPY}{}", copy.display()));
+            copy_count += 1;
+        } else if is_named && !volume.read_only && !volume.no_copy {
             options.push(COPY_UP.to_owned());
         }
         let mut mount = Mount::default();

@@ -10,7 +10,7 @@ use super::{
 use crate::{args::Global, paths};
 
 /// The shortest beginning of an id that is taken for one.
-const LEAST_ID_LEN: usize = 3;
+pub(crate) const LEAST_ID_LEN: usize = 3;
 
 /// Where a container is, and how it is called there.
 #[derive(Clone)]

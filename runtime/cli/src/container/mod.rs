@@ -24,7 +24,7 @@ pub(crate) use control::{Answer, Client, Request, Wanted};
 pub(crate) use incarnation::Incarnation;
 pub(crate) use journal::{Action, Event, Journal};
 pub(crate) use kept::{Ended, Kept, Restart};
-pub(crate) use locate::{Located, OfRun, find, is_free, locate, locate_of_run, of_run};
+pub(crate) use locate::{LEAST_ID_LEN, Located, OfRun, find, is_free, locate, locate_of_run, of_run};
 pub(crate) use record::{GONE_LIMIT, OCI_VERSION, Place, Record, Records, Status, hook_state};
 pub(crate) use serve::{Container as Served, serve as serve_connection};
 pub(crate) use spawn::{NotBegun, again, let_go_of_streams, report, spawn_and_hear};

@@ -14,7 +14,8 @@ pub(crate) enum Verb {
         override_usage = "securectr cp [OPTIONS] CONTAINER:PATH DEST|-\n       securectr cp [OPTIONS] SRC|- CONTAINER:PATH"
     )]
     Cp(Copy),
-    /// List what a container has changed of its image: A is added, C changed, D deleted
+    /// List what a container has changed of its image and of its :cow mounts: A is added, C changed, D deleted. Without a container,
+    /// list whose changes of :cow mounts wait for apply or discard
     Diff(Diff),
     /// Make an image of a container
     Commit(Commit),
@@ -25,9 +26,15 @@ pub(crate) struct Diff {
     /// table, json, or a template as in '{{.Kind}} {{.Path}}'
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: Format,
+    /// Only what it has changed of its :cow mounts
+    #[arg(long)]
+    pub cow: bool,
+    /// The same as a patch of the text in it
+    #[arg(short, long, requires = "name")]
+    pub patch: bool,
     /// A name or id
     #[arg(value_name = "CONTAINER")]
-    pub name: String,
+    pub name: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]

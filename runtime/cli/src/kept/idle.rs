@@ -15,6 +15,7 @@ use super::monitor::{Life, UNMOUNT_LIMIT};
 use crate::{
     args::Global,
     container::{Audience, Book, Client, Located, Place, Served, serve_connection},
+    copies::Held,
 };
 
 /// Ends with its last connection.
@@ -63,6 +64,7 @@ struct Made {
     plan: ContainerPlan,
     init: Arc<Process>,
     book: Book,
+    held: Option<Held>,
 }
 
 async fn make(id: &SandboxId, place: &Place, global: &Global) -> Result<Made> {
@@ -70,16 +72,19 @@ async fn make(id: &SandboxId, place: &Place, global: &Global) -> Result<Made> {
     let mut kept = record.kept.clone().context("the record is not that of a kept container")?;
     // Whose namespace it is may have gone, and nothing here speaks to anybody.
     kept.network = None;
-    let (sandbox, plan) = Life { id, place, global }.boot(&kept).await?;
+    let life = Life { id, place, global };
+    let held = life.hold()?;
+    let (sandbox, plan) = life.boot(&kept).await?;
     let none = StreamsWanted { stdin: false, stdout: false, stderr: false };
     sandbox.create(&plan, none).await?;
     let init = Process::watch(Arc::clone(&sandbox), ProcessName::init(&plan.id));
-    Ok(Made { sandbox, plan, init, book: Book { place: place.clone(), record, asked: None, journal: None } })
+    let book = Book { place: place.clone(), record, asked: None, journal: None };
+    Ok(Made { sandbox, plan, init, book, held })
 }
 
 impl Made {
     async fn live(self, connection: UnixStream) {
-        let Self { sandbox, plan, init, book } = self;
+        let Self { sandbox, plan, init, book, held } = self;
         let Ok(connection) = tokio::net::UnixStream::from_std(connection) else { return };
         let served = Served {
             sandbox: Arc::clone(&sandbox),
@@ -98,5 +103,6 @@ impl Made {
             let _ = sandbox.delete(&plan).await;
         };
         let _ = timeout(UNMOUNT_LIMIT, gone).await;
+        let _ = held.map(Held::settle);
     }
 }

@@ -17,6 +17,7 @@ use crate::{
         self, Action, Incarnation, Journal, Kept, NotBegun, Place, Record, Records, Status, again,
         spawn_and_hear,
     },
+    copies::Copies,
     output, paths, ports,
     report::Report,
     run::{Root, root, volumes},
@@ -71,6 +72,7 @@ fn make(records: &Records, id: &SandboxId, made: &Made<'_>, global: &Global) -> 
         root: root.source.clone(),
         network: network.as_ref(),
         volumes: volumes.clone(),
+        copies: Copies::of(global)?.place(id),
     };
     let Bundle { spec, files, .. } = bundle::bundle(&source)?;
     let kept = Kept { network, ports, ..kept(run, root, id, &spec, files)? };

@@ -26,6 +26,7 @@ use crate::{
         Action, Book, Budget, Ended, Incarnation, Joined, Journal, KILLED, Kept, LastWords, Place, Records,
         Status, Watch, Watched, inherited, let_go_of_streams, locked, report,
     },
+    copies::{Copies, Held},
     paths, ports, run, signals,
     streams::Ends,
     timeline::Timeline,
@@ -59,12 +60,16 @@ pub(super) struct Life<'a> {
 impl Life<'_> {
     /// From one start to the last end.
     async fn live(&self, ready: OwnedFd) -> Result<u8> {
-        let mut started = self.start(0).await;
+        let (held, mut started) = match self.hold() {
+            Ok(held) => (held, self.start(0).await),
+            Err(error) => (None, Err(error)),
+        };
         if let Err(error) = &started {
             let ended = failed(error);
             let code = ended.code;
             // It may be the first start, of which nothing is to stay.
             self.note_end(ended)?;
+            held.map_or(Ok(0), Held::settle)?;
             report(ready, Err(error));
             return Ok(code);
         }
@@ -82,6 +87,7 @@ impl Life<'_> {
                 if kept.remove {
                     verbs::take_away(self.place, &self.journal()?)?;
                 }
+                held.map_or(Ok(0), Held::settle)?;
                 return Ok(ended.code);
             }
             pause = if began.elapsed() > LONG_LIFE { FIRST_PAUSE } else { pause };
@@ -90,6 +96,13 @@ impl Life<'_> {
             restarts += 1;
             started = self.start(restarts).await;
         }
+    }
+
+    /// Its private copies, if it has some.
+    pub(super) fn hold(&self) -> Result<Option<Held>> {
+        let kept = self.place.read()?.kept.context("the record is not that of a kept container")?;
+        let spec = Config::read(self.place.path())?.spec;
+        Copies::of(self.global)?.hold(self.id, &kept.name, kept.started.is_none(), &spec)
     }
 
     /// Returns when its program runs.

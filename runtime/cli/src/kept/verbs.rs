@@ -11,6 +11,7 @@ use crate::{
         Action, Answer, Book, Client, GONE_LIMIT, Journal, KILLED, Located, OfRun, Place, Request, Status,
         is_free, locate_of_run,
     },
+    copies::Copies,
     output, paths,
 };
 
@@ -64,7 +65,8 @@ pub(crate) fn remove(name: &str, force: bool, global: &Global) -> Result<()> {
         }
         record.end()?;
     }
-    take_away(&listed.located.place()?, &Journal::of(&paths::store(global)?))
+    take_away(&listed.located.place()?, &Journal::of(&paths::store(global)?))?;
+    Copies::of(global)?.remove(&listed.located.id)
 }
 
 /// One that removes itself may have done so.

@@ -48,7 +48,7 @@ pub(crate) fn rows(format: &Format, columns: &[Column], rows: &[Value]) -> Resul
         Format::Table => {
             let headings = columns.iter().map(|(heading, _)| (*heading).to_owned()).collect();
             let cells =
-                rows.iter().map(|row| columns.iter().map(|(_, field)| text(row.get(*field))).collect());
+                rows.iter().map(|row| columns.iter().map(|(_, field)| cell(row.get(*field))).collect());
             table(std::iter::once(headings).chain(cells).collect())
         }
     }
@@ -87,6 +87,11 @@ pub(crate) fn document(format: &Format, document: Value) -> Result<()> {
     }
 }
 
+/// Writes it as it is.
+pub(crate) fn text(text: &str) -> Result<()> {
+    io::stdout().lock().write_all(text.as_bytes()).context("write to standard output")
+}
+
 pub(crate) fn lines(lines: impl IntoIterator<Item = String>) -> Result<()> {
     let mut stdout = io::stdout().lock();
     for line in lines {
@@ -112,7 +117,7 @@ fn table(rows: Vec<Vec<String>>) -> Result<()> {
 
 /// As a cell: no quotes around a string, nothing for nothing. What an image says of itself has no control characters here: it could
 /// drive the terminal.
-fn text(value: Option<&Value>) -> String {
+fn cell(value: Option<&Value>) -> String {
     let text = match value {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => text.clone(),

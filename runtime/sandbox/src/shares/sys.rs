@@ -8,9 +8,16 @@ use std::{
     ptr,
 };
 
-use libc::{c_int, c_long, c_uint};
+use libc::{c_char, c_int, c_long, c_uint};
 
 use crate::sys::{Launched, clone};
+
+// linux/mount.h
+const FSOPEN_CLOEXEC: c_uint = 1;
+const FSMOUNT_CLOEXEC: c_uint = 1;
+const FSCONFIG_SET_FLAG: c_uint = 0;
+const FSCONFIG_SET_STRING: c_uint = 1;
+const FSCONFIG_CMD_CREATE: c_uint = 6;
 
 /// Where shares are mounted.
 pub(super) struct Namespaces<'a> {
@@ -26,7 +33,19 @@ pub(super) struct Mount<'a> {
     /// In the server's root, where nothing is yet.
     pub target: &'a CStr,
     pub read_only: bool,
+    pub copy: Option<Copy<'a>>,
 }
+
+/// Where what is written goes, in place of the source. Both are directories of one file system.
+pub(super) struct Copy<'a> {
+    pub upper: &'a CStr,
+    pub work: &'a CStr,
+}
+
+/// Numbers under which a child opens what it mounts, so that their paths are known: nobody else's are so high.
+const LOWER: c_int = 1000;
+const UPPER: c_int = 1001;
+const WORK: c_int = 1002;
 
 /// Starts a child that makes a mount; its exit code is the errno.
 pub(super) fn attach(namespaces: &Namespaces<'_>, mount: &Mount<'_>) -> io::Result<Launched> {
@@ -46,7 +65,10 @@ impl Namespaces<'_> {
             // SAFETY: takes an integer; the child has one thread.
             check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
         }
-        let tree = copy_of(mount.source)?;
+        let tree = match &mount.copy {
+            None => copy_of(mount.source)?,
+            Some(copy) => self.overlay(mount.source, copy)?,
+        };
         restrict(tree, mount.read_only)?;
         let is_directory = is_directory(tree)?;
         self.enter(libc::CLONE_NEWNS)?;
@@ -54,6 +76,37 @@ impl Namespaces<'_> {
         attach_at(tree, place).inspect_err(|_| {
             let _ = remove_place(mount.target);
         })
+    }
+
+    /// The source, with what is written going elsewhere. A path could have characters in it that mean something to overlayfs;
+    /// a descriptor's has none. What is mounted below the source is not seen.
+    fn overlay(&self, source: &CStr, copy: &Copy<'_>) -> Result<c_int, c_int> {
+        for (path, number) in [(source, LOWER), (copy.upper, UPPER), (copy.work, WORK)] {
+            let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+            // SAFETY: the string ends in NUL.
+            let opened = fd(unsafe { libc::open(path.as_ptr(), flags) }.into())?;
+            // SAFETY: takes integers; what may have been there is a copy of our parent's.
+            check(unsafe { libc::dup3(opened, number, libc::O_CLOEXEC) })?;
+        }
+        // SAFETY: the string ends in NUL.
+        let context = fd(unsafe { libc::syscall(libc::SYS_fsopen, c"overlay".as_ptr(), FSOPEN_CLOEXEC) })?;
+        // Nothing but names and whole files is in the upper directory then.
+        let plain = [(c"redirect_dir", c"nofollow"), (c"index", c"off"), (c"metacopy", c"off")];
+        let layers = [
+            (c"lowerdir", c"/proc/self/fd/1000"),
+            (c"upperdir", c"/proc/self/fd/1001"),
+            (c"workdir", c"/proc/self/fd/1002"),
+        ];
+        for (key, value) in layers.into_iter().chain(plain) {
+            configure(context, FSCONFIG_SET_STRING, key.as_ptr(), value.as_ptr())?;
+        }
+        if self.has_users {
+            // Marks that need no privilege outside.
+            configure(context, FSCONFIG_SET_FLAG, c"userxattr".as_ptr(), ptr::null())?;
+        }
+        configure(context, FSCONFIG_CMD_CREATE, ptr::null(), ptr::null())?;
+        // SAFETY: takes integers.
+        fd(unsafe { libc::syscall(libc::SYS_fsmount, context, FSMOUNT_CLOEXEC, 0) })
     }
 
     fn detach(&self, target: &CStr) -> Result<(), c_int> {
@@ -77,6 +130,12 @@ fn copy_of(source: &CStr) -> Result<c_int, c_int> {
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as c_uint;
     // SAFETY: the string ends in NUL.
     fd(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, source.as_ptr(), flags) })
+}
+
+/// fsconfig(2), which has no further use for what it is pointed to.
+fn configure(context: c_int, command: c_uint, key: *const c_char, value: *const c_char) -> Result<(), c_int> {
+    // SAFETY: key and value are strings that end in NUL, or null where the command takes none.
+    check_long(unsafe { libc::syscall(libc::SYS_fsconfig, context, command, key, value, 0) })
 }
 
 /// Nothing in it is executed or opened as a device by the server; and what happens to the host's mounts from now on, or to these,
