@@ -145,7 +145,8 @@ impl Life<'_> {
         let mut installation = Installation::find()?;
         installation.kernel = kept.kernel.clone().unwrap_or(installation.kernel);
         let host = Host { installation, state: StateRoot::open()?, echo_console: false };
-        let disks = Disks { image: Some(image.rootfs), writable };
+        let io_limits = plan.container.io_limits.clone();
+        let disks = Disks { image: Some(image.rootfs), writable, io_limits };
         let sandbox = Sandbox::boot(self.id, &plan.machine, &host, disks).await?;
         Ok((Arc::new(sandbox), plan.container))
     }
