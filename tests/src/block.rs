@@ -73,6 +73,32 @@ impl LoopDevice {
     }
 }
 
+/// One with a file system that is mounted as long as this lives.
+pub struct MountedDevice {
+    place: TempDir,
+    pub device: LoopDevice,
+}
+
+impl MountedDevice {
+    pub fn new(len: u64) -> Result<Self> {
+        let device = LoopDevice::with_ext4(len)?;
+        let place = tempfile::tempdir()?;
+        let mounted = Command::new("mount").arg(&device.path).arg(place.path()).status()?;
+        ensure!(mounted.success(), "mount");
+        Ok(Self { place, device })
+    }
+
+    pub fn place(&self) -> &Path {
+        self.place.path()
+    }
+}
+
+impl Drop for MountedDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.place()).status();
+    }
+}
+
 impl Drop for LoopDevice {
     fn drop(&mut self) {
         let _ = Command::new("losetup").arg("--detach").arg(&self.path).status();

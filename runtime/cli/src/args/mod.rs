@@ -1,5 +1,6 @@
 //! What was typed.
 
+mod rates;
 mod run;
 mod values;
 

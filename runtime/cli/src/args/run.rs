@@ -8,12 +8,16 @@ use std::{
 };
 
 use clap::Args as ClapArgs;
-use oci_spec::runtime::PosixRlimit;
+use oci_spec::runtime::{LinuxThrottleDevice, PosixRlimit};
 use securectr_sandbox::{Allowed, DEFAULT_DISK_BYTES, SandboxId};
 
-use super::values::{
-    Mounted, Network, SecurityOption, Tmpfs, Volume, cpu_count, disk_size, host, label, limit, memory_size,
-    mount, network, security_option, setting, swap_size, tmpfs, volume,
+use super::{
+    rates::{blkio_weight, byte_rate, request_rate},
+    values::{
+        Mounted, Network, SecurityOption, Tmpfs, UserNamespace, Volume, cpu_count, disk_size, host, label,
+        limit, memory_size, mount, network, security_option, setting, swap_size, tmpfs, user_namespace,
+        volume,
+    },
 };
 use crate::{
     container::{Budget, Restart},
@@ -122,6 +126,21 @@ pub(crate) struct Run {
     /// Limit of each process, as in nofile=1024 or nofile=1024:2048
     #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = limit)]
     pub ulimit: Vec<PosixRlimit>,
+    /// What the container may read from a block device of this machine in a second, as in /dev/sda:10m; held to on its disks that
+    /// lie there
+    #[arg(long, value_name = "DEVICE:SIZE", value_parser = byte_rate)]
+    pub device_read_bps: Vec<LinuxThrottleDevice>,
+    /// What it may write to it
+    #[arg(long, value_name = "DEVICE:SIZE", value_parser = byte_rate)]
+    pub device_write_bps: Vec<LinuxThrottleDevice>,
+    /// How often it may read from it in a second
+    #[arg(long, value_name = "DEVICE:NUMBER", value_parser = request_rate)]
+    pub device_read_iops: Vec<LinuxThrottleDevice>,
+    /// How often it may write to it
+    #[arg(long, value_name = "DEVICE:NUMBER", value_parser = request_rate)]
+    pub device_write_iops: Vec<LinuxThrottleDevice>,
+    #[arg(long, hide = true, value_name = "WEIGHT", value_parser = blkio_weight)]
+    pub blkio_weight: Option<u16>,
     /// Kernel parameter, as in net.ipv4.ip_forward=1
     #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
     pub sysctl: Vec<(String, String)>,
@@ -146,6 +165,12 @@ pub(crate) struct Run {
     pub volume: Vec<Volume>,
     /// The same and more in docker's longer words, as in type=bind,source=/srv,target=/data,readonly; types are bind, volume and tmpfs
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = mount)]
+    /// Give it all of its guest: every capability, the guest's devices, and a writable /sys and /proc. The machine around it stays shut
+    #[arg(long)]
+    pub privileged: bool,
+    /// User namespace: host is none, which is so anyway
+    #[arg(long, value_name = "host", value_parser = user_namespace)]
+    pub userns: Option<UserNamespace>,
     pub mount: Vec<Mounted>,
     /// A file system in memory, as in /run or /run:size=64m,mode=755
     #[arg(long, value_name = "PATH[:OPTIONS]", value_parser = tmpfs)]

@@ -290,6 +290,9 @@ pub(crate) struct Exec {
     #[arg(long, default_value_t = 0, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(..=0))]
     pub preserve_fds: u32,
     /// A pipe that is told how it went; set by `exec --detach` alone.
+    /// Give it all capabilities
+    #[arg(long)]
+    pub privileged: bool,
     #[arg(long, hide = true)]
     pub ready_fd: Option<i32>,
     /// A name or id
