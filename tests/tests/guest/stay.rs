@@ -154,6 +154,25 @@ fn a_killed_monitor_is_a_container_that_has_ended() -> Result<()> {
     assert!(Command::new("kill").args(["-9", &pid]).status()?.success());
     eventually("it has ended", || Ok(status(&user, "web")? == "exited"))?;
     assert_eq!(user.inspect(".State.ExitCode", "web")?, "137");
+}
+
+#[test]
+fn a_policy_can_be_changed_while_it_runs_and_when_it_has_ended() -> Result<()> {
+    let user = User::with_box()?;
+    let script = "echo run; until [ -e /end ]; do sleep 0.1; done; exit 1";
+    user.succeed(&["run", "-d", "--name", "once", "box", "sh", "-c", script])?;
+    assert_eq!(user.succeed(&["update", "--restart", "on-failure:1", "once"])?, "once");
+    user.succeed(&["exec", "once", "touch", "/end"])?;
+    assert_eq!(user.succeed(&["wait", "once"])?, "1");
+    assert_eq!(user.inspect(".RestartCount", "once")?, "1");
+    user.succeed(&["update", "--restart", "no", "once"])?;
+    user.succeed(&["start", "once"])?;
+    assert_eq!(user.succeed(&["wait", "once"])?, "1");
+    assert_eq!(user.succeed(&["logs", "once"])?, "run\nrun\nrun");
+    user.succeed(&["run", "-d", "--rm", "--name", "passing", "box", "sleep", "1000"])?;
+    let refused = user.call(&["update", "--restart", "always", "passing"])?;
+    assert!(refused.code == 1 && refused.err().contains("removes itself"), "{refused:?}");
+    Ok(())
     assert_eq!(user.inspect(".State.Error", "web")?, "its monitor was killed");
     user.succeed(&["start", "web"])?;
     assert_eq!(status(&user, "web")?, "running");
