@@ -20,7 +20,7 @@ use super::{
     },
 };
 use crate::{
-    container::{Budget, Restart},
+    container::{Budget, LogDriver, LogOption, Restart, log_option},
     images,
     ports::Ports,
     signals,
@@ -63,6 +63,12 @@ pub(crate) struct Run {
     /// Mark it with a word and a value, for ps --filter
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = label)]
     pub label: Vec<(String, String)>,
+    /// Where what a container that stays has written is kept: json-file, or none
+    #[arg(long, value_enum, default_value_t, value_name = "DRIVER", hide_possible_values = true)]
+    pub log_driver: LogDriver,
+    /// Bounds of it: max-size=SIZE of each file, or -1, and max-file=NUMBER of them [default: 20m and 5; of a size alone 1]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = log_option)]
+    pub log_opt: Vec<LogOption>,
     /// Write the container's id to a file, which must not be there
     #[arg(long, value_name = "FILE", requires = "detach")]
     pub cidfile: Option<PathBuf>,
@@ -120,12 +126,6 @@ pub(crate) struct Run {
     /// CPUs of the guest that may be used, as in 0-2 or 0,3
     #[arg(long, value_name = "LIST")]
     pub cpuset_cpus: Option<String>,
-    /// Most processes and threads; -1 for no limit
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
-    pub pids_limit: Option<i64>,
-    /// Limit of each process, as in nofile=1024 or nofile=1024:2048
-    #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = limit)]
-    pub ulimit: Vec<PosixRlimit>,
     /// What the container may read from a block device of this machine in a second, as in /dev/sda:10m; held to on its disks that
     /// lie there
     #[arg(long, value_name = "DEVICE:SIZE", value_parser = byte_rate)]
@@ -141,6 +141,12 @@ pub(crate) struct Run {
     pub device_write_iops: Vec<LinuxThrottleDevice>,
     #[arg(long, hide = true, value_name = "WEIGHT", value_parser = blkio_weight)]
     pub blkio_weight: Option<u16>,
+    /// Most processes and threads; -1 for no limit
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub pids_limit: Option<i64>,
+    /// Limit of each process, as in nofile=1024 or nofile=1024:2048
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = limit)]
+    pub ulimit: Vec<PosixRlimit>,
     /// Kernel parameter, as in net.ipv4.ip_forward=1
     #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
     pub sysctl: Vec<(String, String)>,
@@ -159,18 +165,18 @@ pub(crate) struct Run {
     /// Drop a Linux capability, or ALL
     #[arg(long, value_name = "CAPABILITY")]
     pub cap_drop: Vec<String>,
-    /// Share a directory or a file of this machine with the container, or a volume by its name; options are ro, and nocopy, which
-    /// leaves a new volume empty
-    #[arg(short, long, value_name = "SOURCE:PATH[:OPTIONS]", value_parser = volume)]
-    pub volume: Vec<Volume>,
-    /// The same and more in docker's longer words, as in type=bind,source=/srv,target=/data,readonly; types are bind, volume and tmpfs
-    #[arg(long, value_name = "KEY=VALUE,...", value_parser = mount)]
     /// Give it all of its guest: every capability, the guest's devices, and a writable /sys and /proc. The machine around it stays shut
     #[arg(long)]
     pub privileged: bool,
     /// User namespace: host is none, which is so anyway
     #[arg(long, value_name = "host", value_parser = user_namespace)]
     pub userns: Option<UserNamespace>,
+    /// Share a directory or a file of this machine with the container, or a volume by its name; options are ro, and nocopy, which
+    /// leaves a new volume empty
+    #[arg(short, long, value_name = "SOURCE:PATH[:OPTIONS]", value_parser = volume)]
+    pub volume: Vec<Volume>,
+    /// The same and more in docker's longer words, as in type=bind,source=/srv,target=/data,readonly; types are bind, volume and tmpfs
+    #[arg(long, value_name = "KEY=VALUE,...", value_parser = mount)]
     pub mount: Vec<Mounted>,
     /// A file system in memory, as in /run or /run:size=64m,mode=755
     #[arg(long, value_name = "PATH[:OPTIONS]", value_parser = tmpfs)]

@@ -224,7 +224,7 @@ pub(crate) fn swap_size(text: &str) -> Result<i64, String> {
 }
 
 /// `128m` as docker reads it: a number, with a power of 1024 behind it.
-pub(super) fn memory_size(text: &str) -> Result<i64, String> {
+pub(crate) fn memory_size(text: &str) -> Result<i64, String> {
     let lower = text.to_ascii_lowercase();
     let trimmed = lower.strip_suffix('b').unwrap_or(&lower);
     let (digits, shift) = match trimmed.as_bytes().last() {

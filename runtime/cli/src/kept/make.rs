@@ -14,7 +14,7 @@ use crate::{
     args::{Global, Run},
     bundle::{self, Source},
     container::{
-        self, Action, Incarnation, Journal, Kept, NotBegun, Place, Record, Records, Status, again,
+        self, Action, Incarnation, Journal, Kept, Logging, NotBegun, Place, Record, Records, Status, again,
         spawn_and_hear,
     },
     output, paths, ports,
@@ -141,6 +141,7 @@ pub(crate) fn kept(
         stop_signal: stop_signal(run, root)?,
         stop_timeout: Duration::from_secs(run.stop_timeout.unwrap_or(STOP_TIMEOUT_S)),
         budget: run.budget(),
+        logging: Logging::new(run.log_driver, &run.log_opt),
         disk_bytes: run.disk_bytes(),
         restart: run.restart,
         labels: run.label.clone(),
