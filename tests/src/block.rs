@@ -1,4 +1,4 @@
-//! Block devices of the host, for tests: loop devices on files of a tmpfs.
+//! Block devices of the host, for tests: loop devices on files of a tmpfs, and file systems on them.
 
 use std::{
     fs::{self, File},
@@ -40,14 +40,6 @@ impl LoopDevice {
         Ok(device)
     }
 
-    /// Mounts it where nobody else does, as long as what is answered with lives.
-    pub fn mount(&self) -> Result<Mounted> {
-        let at = tempfile::tempdir()?;
-        let mounted = Command::new("mount").arg(&self.path).arg(at.path()).status()?;
-        ensure!(mounted.success(), "mount {}", self.path.display());
-        Ok(Mounted(at))
-    }
-
     /// Major and minor number.
     pub fn numbers(&self) -> Result<(u32, u32)> {
         let name = self.path.file_name().context("a name")?;
@@ -83,23 +75,60 @@ impl LoopDevice {
     }
 }
 
-/// A device's file system.
-pub struct Mounted(TempDir);
-
-impl Mounted {
-    pub fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
-    }
-}
-
 impl Drop for LoopDevice {
     fn drop(&mut self) {
         let _ = Command::new("losetup").arg("--detach").arg(&self.path).status();
+    }
+}
+
+/// A mounted ext4 of its own, gone when this is dropped.
+pub struct Ext4 {
+    place: TempDir,
+    pub device: LoopDevice,
+}
+
+impl Ext4 {
+    pub fn mount(len: u64) -> Result<Self> {
+        let disk = Self { place: tempfile::tempdir()?, device: LoopDevice::with_ext4(len)? };
+        disk.attach()?;
+        Ok(disk)
+    }
+
+    fn attach(&self) -> Result<()> {
+        let mounted = Command::new("mount").arg(&self.device.path).arg(self.path()).status()?;
+        ensure!(mounted.success(), "mount: {mounted}");
+        Ok(())
+    }
+
+    fn detach(&self) -> Result<()> {
+        let unmounted = Command::new("umount").arg(self.path()).status()?;
+        ensure!(unmounted.success(), "umount: {unmounted}");
+        Ok(())
+    }
+
+    /// Does something with the device while it is not mounted.
+    pub fn while_unmounted<T>(&self, act: impl FnOnce(&LoopDevice) -> Result<T>) -> Result<T> {
+        self.detach()?;
+        let done = act(&self.device);
+        self.attach()?;
+        done
+    }
+
+    pub fn path(&self) -> &Path {
+        self.place.path()
+    }
+
+    /// What was read of the device so far, in bytes (Documentation/admin-guide/iostats.rst: the third field, in sectors).
+    pub fn read_bytes(&self) -> Result<u64> {
+        let name = self.device.path.file_name().context("a name")?;
+        let numbers = fs::read_to_string(Path::new("/sys/block").join(name).join("stat"))?;
+        let sectors: u64 = numbers.split_whitespace().nth(2).context("sectors")?.parse()?;
+        Ok(sectors * 512)
+    }
+}
+
+impl Drop for Ext4 {
+    fn drop(&mut self) {
+        let _ = self.detach();
     }
 }

@@ -18,9 +18,17 @@ impl User {
 
     /// One who has the busybox image, by the name `box`.
     pub fn with_box() -> Result<Self> {
-        let user = Self::new()?;
-        user.succeed(&["load", "-q", "-t", "box", &image("busybox")])?;
-        Ok(user)
+        Self::new()?.having_box()
+    }
+
+    /// The same with a home in this directory.
+    pub fn with_box_in(directory: &Path) -> Result<Self> {
+        Self { home: tempfile::tempdir_in(directory)? }.having_box()
+    }
+
+    fn having_box(self) -> Result<Self> {
+        self.succeed(&["load", "-q", "-t", "box", &image("busybox")])?;
+        Ok(self)
     }
 
     pub fn home(&self) -> &Path {

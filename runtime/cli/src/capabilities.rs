@@ -1,6 +1,6 @@
 //! `--cap-add` and `--cap-drop`.
 
-use oci_spec::runtime::{Capability, Process};
+use oci_spec::runtime::{Capability, LinuxCapabilities, Process};
 use thiserror::Error;
 
 use crate::args::Run;
@@ -66,12 +66,23 @@ pub(crate) fn set(process: &mut Process, run: &Run, is_root: bool) -> Result<(),
     for name in &run.cap_add {
         set.extend(named(name)?);
     }
+    if run.privileged {
+        set.extend(ALL);
+    }
     if is_root {
         capabilities.set_effective(Some(set.clone())).set_permitted(Some(set.clone()));
     }
     capabilities.set_bounding(Some(set));
     process.set_capabilities(Some(capabilities));
     Ok(())
+}
+
+/// Gives a process all that there are.
+pub(crate) fn set_all(process: &mut Process) {
+    let all = || Some(ALL.iter().copied().collect());
+    let mut capabilities = LinuxCapabilities::default();
+    capabilities.set_bounding(all()).set_permitted(all()).set_effective(all());
+    process.set_capabilities(Some(capabilities));
 }
 
 /// One capability by its name, with or without `CAP_`, or all of them.
@@ -111,6 +122,16 @@ mod tests {
     #[test]
     fn all_are_all() {
         assert_eq!(effective(&["--cap-add", "all"]).unwrap().unwrap().len(), 41);
+    }
+
+    #[test]
+    fn the_privileged_have_all() {
+        assert_eq!(effective(&["--privileged", "--cap-drop", "CHOWN"]).unwrap().unwrap().len(), 41);
+        let mut process = Process::default();
+        set_all(&mut process);
+        let all = process.capabilities().clone().unwrap();
+        assert_eq!((all.bounding(), all.permitted()), (all.effective(), all.effective()));
+        assert_eq!(all.effective().as_ref().unwrap().len(), 41);
     }
 
     #[test]

@@ -4,7 +4,7 @@ mod session;
 
 use std::{
     ffi::OsString,
-    fs::{self, File},
+    fs::{self, File, Metadata},
     io,
     path::{Path, PathBuf},
 };
@@ -12,8 +12,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use securectr_image::{Digest, Image, ImageConfig, Reference, Store, User};
 use securectr_sandbox::{
-    Disks, End, Host, Installation, LaunchFailure, RootSource, SandboxError, SandboxId, Settings, StateRoot,
-    Writable, plan, writable_disk,
+    ContainerPlan, Disks, End, Host, Installation, LaunchFailure, RootSource, SandboxError, SandboxId,
+    Settings, StateRoot, Writable, plan, writable_disk,
 };
 use securectr_sdk::{Cause, Outcome};
 
@@ -114,11 +114,9 @@ fn to_its_end(run: &Run, global: &Global, report: &Report) -> Result<Outcome> {
     let session = Session { plan: &plan, run, spec, kept, journal, report, timeline: &timeline };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
-    let writable = match plan.container.writable {
-        Writable::Disk => Some(writable_disk(&paths::store(global)?.join("writable"), run.disk_bytes())?),
-        Writable::Memory { .. } | Writable::Nothing | Writable::InPlace => None,
-    };
-    let disks = Disks { image: root.image.take(), writable };
+    let disks = disks(&plan.container, root.image.take(), run, global)?;
+    let files = disks.image.iter().chain(&disks.writable).map(File::metadata);
+    warn_of_limits(&plan.container, files, report)?;
     timeline.stamp("disks");
     let outcome = runtime.block_on(session.run(&host, disks));
     // The thread that reads our standard input may wait for ever.
@@ -179,6 +177,28 @@ pub(crate) fn root<'a>(run: &'a Run, global: &Global, report: &Report) -> Result
         user,
         command,
     })
+}
+
+fn disks(container: &ContainerPlan, image: Option<File>, run: &Run, global: &Global) -> Result<Disks> {
+    let writable = match container.writable {
+        Writable::Disk => Some(writable_disk(&paths::store(global)?.join("writable"), run.disk_bytes())?),
+        Writable::Memory { .. } | Writable::Nothing | Writable::InPlace => None,
+    };
+    Ok(Disks { image, writable, io_limits: container.io_limits.clone() })
+}
+
+/// Says which limits hold for nothing, its disks being these.
+pub(crate) fn warn_of_limits(
+    container: &ContainerPlan,
+    disks: impl Iterator<Item = io::Result<Metadata>>,
+    report: &Report,
+) -> Result<()> {
+    if container.io_limits.is_empty() {
+        return Ok(());
+    }
+    let disks = disks.collect::<io::Result<Vec<_>>>().context("look at the disks")?;
+    container.limits_warnings(&disks).iter().for_each(|words| report.warning(words));
+    Ok(())
 }
 
 /// Opens the image, and tells it from the command behind it.

@@ -17,7 +17,7 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 
 use crate::{
-    End, Installation, MachinePlan, NetworkError, SandboxError, SandboxId, StateError, StateRoot,
+    End, Installation, IoLimits, MachinePlan, NetworkError, SandboxError, SandboxId, StateError, StateRoot,
     agent::{Agent, AgentError},
     console,
     files::{FileServer, FilesError},
@@ -93,12 +93,19 @@ impl Table {
     }
 }
 
-/// Boots a machine and waits for its agent. `disks` are the files behind `vda`, `vdb` and so on, and whether they are read-only.
+/// A disk that a machine has from its start.
+pub(crate) struct BootDisk {
+    pub file: File,
+    pub read_only: bool,
+    pub limits: Option<IoLimits>,
+}
+
+/// Boots a machine and waits for its agent. `disks` are `vda`, `vdb` and so on.
 pub(crate) async fn boot(
     id: &SandboxId,
     plan: &MachinePlan,
     host: &Host,
-    disks: Vec<(File, bool)>,
+    disks: Vec<BootDisk>,
 ) -> Result<Booted, BootError> {
     let mut undo = Undo::default();
     let state = host.state.create(id)?;
@@ -153,8 +160,8 @@ pub struct Host {
 
 /// What is behind the machine's disks and file systems.
 struct Files {
-    /// In the order of their names; whether each is read-only.
-    disks: Vec<(File, bool)>,
+    /// In the order of their names.
+    disks: Vec<BootDisk>,
     files_socket: Option<OwnedFd>,
 }
 
@@ -188,8 +195,11 @@ fn equip(
         disks: files
             .disks
             .into_iter()
-            .map(|(file, read_only)| DiskSpec { file: Some(table.lay(file)), read_only })
-            .chain((0..plan.device_places).map(|_| DiskSpec { file: None, read_only: false }))
+            .map(|BootDisk { file, read_only, limits }| {
+                let file = Some(table.lay(file));
+                DiskSpec { file, read_only, limits }
+            })
+            .chain((0..plan.device_places).map(|_| DiskSpec { file: None, read_only: false, limits: None }))
             .collect(),
         nets: Vec::new(),
         filesystems: files

@@ -13,7 +13,7 @@ use securectr_protocol::BLOCK_DEVICES;
 use serde::Serialize;
 
 pub use self::places::DeviceError;
-pub(crate) use self::places::Places;
+pub(crate) use self::places::{Places, numbers_of, path_of};
 use crate::{PlanError, shares::is_bind};
 
 /// How many block devices the containers of a machine can have. A pod's machine has room for so many from its start, since its

@@ -25,6 +25,7 @@ mod hooks;
 mod host_cgroup;
 mod id;
 mod installation;
+mod io_limits;
 mod memory;
 mod network;
 mod plan;
@@ -60,6 +61,7 @@ pub use hooks::{HookError, HookState, run_all, run_before_create, run_in_turn};
 pub use host_cgroup::{HostCgroup, HostCgroupError};
 pub use id::{IdError, SandboxId};
 pub use installation::{Installation, InstallationError};
+pub use io_limits::IoLimits;
 pub use memory::MemoryError;
 pub use network::{
     Allowed, Denial, NatPlan, NetworkError, NetworkPlan, PasstError, Protocol, Published, WallError, resolver,

@@ -8,7 +8,10 @@ use securectr_vmm::spec::HOTPLUG_CHUNK_MIB;
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::{BlockDevice, GivenFile, NetworkPlan, SandboxId, Scope, Share, devices, guest_spec, shares};
+use crate::{
+    BlockDevice, GivenFile, IoLimits, NetworkPlan, SandboxId, Scope, Share, devices, guest_spec, io_limits,
+    shares,
+};
 
 pub(crate) const MIB: u64 = 1024 * 1024;
 
@@ -140,6 +143,8 @@ pub struct ContainerPlan {
     pub writable: Writable,
     pub shares: Vec<Share>,
     pub block_devices: Vec<BlockDevice>,
+    /// What its disks may do in a second, by the host's devices.
+    pub io_limits: Vec<IoLimits>,
     /// Laid over what the image has.
     pub files: Vec<GivenFile>,
 }
@@ -250,7 +255,8 @@ fn contained(id: SandboxId, bundle: Bundle) -> Result<ContainerPlan, PlanError> 
     let root_name = root_share.as_ref().map(|share| share.name.clone());
     let shares = root_share.into_iter().chain(shares::of_spec(&id, &mut spec, scope)).collect();
     let block_devices = devices::of_spec(&mut spec)?;
-    Ok(ContainerPlan { id, spec, root_share: root_name, writable, shares, block_devices, files })
+    let io_limits = io_limits::of_spec(&mut spec)?;
+    Ok(ContainerPlan { id, spec, root_share: root_name, writable, shares, block_devices, io_limits, files })
 }
 
 /// A limit holds inside the guest; the guest is as much larger as its kernel and agent need.

@@ -10,11 +10,12 @@ use thiserror::Error;
 use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
-    Addition, AgentError, BootError, ContainerPlan, End, GivenFile, Host, MachinePlan, MemoryError,
+    Addition, AgentError, BootError, ContainerPlan, End, GivenFile, Host, IoLimits, MachinePlan, MemoryError,
     NetworkError, PodPlan, SandboxId, Streams, StreamsWanted, Writable,
     agent::Agent,
-    boot::{self, Booted},
+    boot::{self, BootDisk, Booted},
     devices::{DeviceError, Places},
+    io_limits,
     room::Room,
     shares::{self, ShareError},
     stdio,
@@ -109,9 +110,7 @@ impl Sandbox {
         disks: Disks,
     ) -> Result<Self, BootError> {
         let writable_device = if disks.image.is_some() { SECOND_DEVICE } else { FIRST_DEVICE };
-        let image = disks.image.map(|file| (file, true));
-        let writable = disks.writable.map(|file| (file, false));
-        let disks: Vec<_> = image.into_iter().chain(writable).collect();
+        let disks = disks.in_order().map_err(|error| BootError::Descriptor("disks", error))?;
         // Behind the two at most that the sandbox itself has.
         let devices = Places::new(disks.len() as u8, machine.device_places);
         let booted = boot::boot(id, machine, host, disks).await?;
@@ -250,6 +249,10 @@ impl Sandbox {
 
     /// Sends a signal to a process, or to all of its container.
     pub async fn signal(&self, process: &ProcessName, signal: u32, to: Reach) -> Result<(), SandboxError> {
+        if signal == libc::SIGKILL.unsigned_abs() && process.exec.is_none() {
+            // A killed one ends when all is written, which limits would hold up.
+            self.devices.unlimit(&process.container, &self.booted.vmm);
+        }
         let answer = self.booted.agent.signal(process.into(), signal, to == Reach::Container);
         self.ask("signal the container", answer).await
     }
@@ -267,6 +270,7 @@ impl Sandbox {
     /// Removes an ended container from the guest, and what was shared with it. What it was lent comes back by
     /// [`Sandbox::take_back_devices`].
     pub async fn delete(&self, container: &ContainerPlan) -> Result<(), SandboxError> {
+        self.devices.unlimit(&container.id, &self.booted.vmm);
         let init = ProcessName::init(&container.id);
         let deleted = self.ask("delete the container", self.booted.agent.delete((&init).into())).await;
         shares::remove_all(self.booted.files.as_ref(), &container.shares).await;
@@ -374,6 +378,21 @@ pub struct Disks {
     pub image: Option<File>,
     /// An empty ext4 file system, for [`Writable::Disk`].
     pub writable: Option<File>,
+    /// What both may do in a second.
+    pub io_limits: Vec<IoLimits>,
+}
+
+impl Disks {
+    /// As the guest names them.
+    fn in_order(self) -> io::Result<Vec<BootDisk>> {
+        let image = self.image.into_iter().map(|file| (file, true));
+        let writable = self.writable.into_iter().map(|file| (file, false));
+        let disks = image.chain(writable).map(|(file, read_only)| {
+            let limits = io_limits::of_disk(&self.io_limits, &file.metadata()?);
+            Ok(BootDisk { file, read_only, limits })
+        });
+        disks.collect()
+    }
 }
 
 fn file(given: &GivenFile) -> agent::File {

@@ -27,7 +27,7 @@ use nix::{
 };
 use securectr_vmm::{
     control::{Event, MAX_LINE_LEN, Request},
-    spec::{Fd, VmSpec},
+    spec::{Fd, IoLimits, VmSpec},
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -153,8 +153,13 @@ impl Vmm {
     }
 
     /// Lays a file into an empty disk of the spec. The VMM has a descriptor of its own from then on.
-    pub(crate) fn attach_disk(&self, index: u8, file: &File) -> io::Result<()> {
-        self.ask(Request::AttachDisk(index), Some(file.as_fd()))
+    pub(crate) fn attach_disk(&self, disk: u8, file: &File, limits: Option<IoLimits>) -> io::Result<()> {
+        self.ask(Request::AttachDisk { disk, limits }, Some(file.as_fd()))
+    }
+
+    /// Frees it from its limits.
+    pub(crate) fn unlimit_disk(&self, index: u8) -> io::Result<()> {
+        self.ask(Request::UnlimitDisk(index), None)
     }
 
     /// Takes it out, and waits until the VMM has closed it. One that has ended has closed all.
@@ -315,7 +320,8 @@ async fn last_event(control: UnixStream, said: &Said) -> Option<Event> {
                 | Event::Resumed
                 | Event::NetAttached
                 | Event::VcpusAllowed(_)
-                | Event::DiskAttached(_)),
+                | Event::DiskAttached(_)
+                | Event::DiskUnlimited(_)),
             ) => last = Some(event),
             Err(_) => return last,
         }

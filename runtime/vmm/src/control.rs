@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::spec::IoLimits;
+
 /// No line on the control socket is longer, in bytes.
 pub const MAX_LINE_LEN: usize = 64 * 1024;
 
@@ -19,10 +21,12 @@ pub enum Request {
     AttachNet(u8),
     /// Lays the file or block device whose descriptor comes with the line into the n-th disk of the spec, which is empty. Answered
     /// by [`Event::DiskAttached`].
-    AttachDisk(u8),
+    AttachDisk { disk: u8, limits: Option<IoLimits> },
     /// Takes it out again: the n-th disk is empty, and the descriptor closed, when [`Event::DiskDetached`] answers. A disk that is
-    /// empty already stays so. What the guest has asked for by then is done, what it asks for later fails.
+    /// empty already stays so. What the guest has asked for by then is done or fails, what it asks for later fails.
     DetachDisk(u8),
+    /// Frees the n-th disk of its limits, for what is still to be written to it; answered by [`Event::DiskUnlimited`].
+    UnlimitDisk(u8),
     /// Asks the guest to have so many MiB beside those that it was booted with: an even number, [`VmSpec::hotplug_mib`] at
     /// most. Answered by [`Event::Memory`] soon, and by another one when the guest has done as it was asked, unless the first
     /// says that already; that may be never.
@@ -45,6 +49,7 @@ pub enum Event {
     NetAttached,
     DiskAttached(u8),
     DiskDetached(u8),
+    DiskUnlimited(u8),
     /// How many may run now.
     VcpusAllowed(u8),
     /// What the guest has beside the memory that it was booted with, and what was asked for last.

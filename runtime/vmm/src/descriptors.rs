@@ -76,7 +76,7 @@ mod tests {
             vcpu_count: 1,
             allowed_vcpu_count: 1,
             console: Fd(7),
-            disks: vec![DiskSpec { file: Some(Fd(disk)), read_only: true }],
+            disks: vec![DiskSpec { file: Some(Fd(disk)), read_only: true, limits: None }],
             nets: Vec::new(),
             filesystems: vec![FsSpec { tag: "t".to_owned(), server: Fd(11) }],
             vsock: VsockSpec { listener: Fd(1_000_000), dial_out: vec![DialOut { port: 1, stream: Fd(9) }] },

@@ -137,14 +137,22 @@ impl EventLoop {
                     self.attach_net(index, parent)?;
                     Event::NetAttached
                 }
-                Request::AttachDisk(index) => {
+                Request::AttachDisk { disk, limits } => {
                     let file = parent.take_descriptor().ok_or(LoopError::NoDescriptor)?;
-                    self.with_disk(index, |disk| disk.attach(file))?;
-                    Event::DiskAttached(index)
+                    let throttle = limits.map(|limits| self.machine.throttles.get(limits));
+                    self.with_disk(disk, |device| {
+                        device.attach(file)?;
+                        device.throttle(throttle)
+                    })?;
+                    Event::DiskAttached(disk)
                 }
                 Request::DetachDisk(index) => {
                     self.with_disk(index, Mmio::detach)?;
                     Event::DiskDetached(index)
+                }
+                Request::UnlimitDisk(index) => {
+                    self.with_disk(index, |disk| disk.throttle(None))?;
+                    Event::DiskUnlimited(index)
                 }
                 Request::AllowVcpus(count) => Event::VcpusAllowed(self.machine.vcpus.allow(count)?),
                 Request::ResizeMemory(mib) => {

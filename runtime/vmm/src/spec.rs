@@ -48,6 +48,20 @@ pub struct DiskSpec {
     pub file: Option<Fd>,
     /// What the guest is told. A file that cannot be written is not written, whatever it was told.
     pub read_only: bool,
+    pub limits: Option<IoLimits>,
+}
+
+/// What all disks that have the same of them may do together in a second: requests wait for their turn. Nothing is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct IoLimits {
+    /// Major and minor number of the host's device on which they lie.
+    pub device: (u32, u32),
+    /// In bytes.
+    pub read_bps: Option<u64>,
+    pub write_bps: Option<u64>,
+    /// In requests.
+    pub read_iops: Option<u64>,
+    pub write_iops: Option<u64>,
 }
 
 /// A virtio-net device. The guest tells it by its MAC address.

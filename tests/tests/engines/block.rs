@@ -80,6 +80,27 @@ fn a_device_that_is_only_to_be_read_is_not_written() -> Result<()> {
 }
 
 #[test]
+fn a_device_is_read_no_faster_than_its_limit() -> Result<()> {
+    on_each(|runtime| {
+        let device = LoopDevice::new(LEN)?;
+        let (major, minor) = device.numbers()?;
+        let bundle = script(
+            runtime,
+            "cut -d ' ' -f 1 /proc/uptime; dd if=/dev/xvda of=/dev/null bs=1M count=3 2>/dev/null; cut -d ' ' -f 1 /proc/uptime",
+        )?;
+        give(&bundle, &device, "/dev/xvda", "rwm")?;
+        let rate = json!({"major": major, "minor": minor, "rate": 1 << 20});
+        bundle.set("linux.resources.blockIO", json!({"throttleReadBpsDevice": [rate]}))?;
+        let said = bundle.run()?;
+        let times: Vec<f64> = said.lines().map(str::parse).collect::<Result<_, _>>()?;
+        let &[begin, end] = times.as_slice() else { anyhow::bail!("{said}") };
+        // Without what may have been saved up before.
+        ensure!(end - begin >= 1.5, "{said}");
+        Ok(())
+    })
+}
+
+#[test]
 fn several_devices_are_told_apart_and_others_stay_away() -> Result<()> {
     on_each(|runtime| {
         let (one, other, third) = (LoopDevice::new(LEN)?, LoopDevice::new(2 * LEN)?, LoopDevice::new(LEN)?);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use securectr_tests::{Finished, LoopDevice, Started, User, image, program};
+use securectr_tests::{Finished, Ext4, Started, User, image, program};
 
 /// Somebody with a directory that is `/w` in containers.
 struct Desk {
@@ -217,9 +217,8 @@ const USER_ID: u32 = 54_322;
 
 #[test]
 fn an_ordinary_user_copies_on_write() -> Result<()> {
-    let disk = LoopDevice::with_ext4(64 << 20)?;
-    let mounted = disk.mount()?;
-    let home = mounted.path();
+    let disk = Ext4::mount(64 << 20)?;
+    let home = disk.path();
     let source = home.join("src");
     for path in [source.clone(), home.join("run"), home.join("store")] {
         fs::create_dir(path)?;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use securectr_tests::{Finished, LoopDevice, Started, checkout, image, program};
+use securectr_tests::{Finished, Ext4, Started, checkout, image, program};
 
 /// Runs `true` in an image, with a store that has seen no other.
 fn run_from(reference: &str) -> Result<Finished> {
@@ -104,19 +104,18 @@ fn a_damaged_image_in_the_store_is_made_again() -> Result<()> {
 
 #[test]
 fn an_image_is_sealed_where_the_file_system_can() -> Result<()> {
-    let disk = LoopDevice::with_ext4(64 << 20)?;
-    let mounted = disk.mount()?;
+    let disk = Ext4::mount(64 << 20)?;
     let run = |store: &Path| -> Result<Finished> {
         let mut command = Command::new(program("securectr"));
         command.arg("--store").arg(store).arg("run").arg(image("busybox")).args(["echo", "whole"]);
         Started::spawn(&mut command)?.finish(b"")
     };
-    assert_eq!(run(mounted.path())?.out(), "whole\n");
+    assert_eq!(run(disk.path())?.out(), "whole\n");
     let rootfs = |store: &Path| -> Result<PathBuf> {
         let found = Command::new("find").arg(store).args(["-name", "rootfs.erofs"]).output()?;
         Ok(String::from_utf8(found.stdout)?.trim().into())
     };
-    let path = rootfs(mounted.path())?;
+    let path = rootfs(disk.path())?;
     let is_sealed = |path: &Path| -> Result<bool> {
         let attributes = String::from_utf8(Command::new("lsattr").arg(path).output()?.stdout)?;
         Ok(attributes.split(' ').next().is_some_and(|flags| flags.contains('V')))
@@ -130,17 +129,16 @@ fn an_image_is_sealed_where_the_file_system_can() -> Result<()> {
     content[len / 2..].fill(7);
     fs::remove_file(&path)?;
     fs::write(&path, content)?;
-    assert_eq!(run(mounted.path())?.out(), "whole\n");
+    assert_eq!(run(disk.path())?.out(), "whole\n");
     assert!(is_sealed(&path)?);
     // What has changed on the medium is never read.
-    let inside = path.strip_prefix(mounted.path())?.to_owned();
-    drop(mounted);
-    let request = format!("blocks /{}", inside.display());
-    let blocks = Command::new("/usr/sbin/debugfs").args(["-R", &request]).arg(&disk.path).output()?;
-    let blocks = String::from_utf8(blocks.stdout)?;
-    let block: u64 = blocks.split_whitespace().nth(20).context("a block")?.parse()?;
-    disk.write(block * 4096, &[7; 4096])?;
-    let mounted = disk.mount()?;
-    assert!(fs::read(mounted.path().join(inside)).is_err());
+    let request = format!("blocks /{}", path.strip_prefix(disk.path())?.display());
+    disk.while_unmounted(|device| {
+        let blocks = Command::new("/usr/sbin/debugfs").args(["-R", &request]).arg(&device.path).output()?;
+        let blocks = String::from_utf8(blocks.stdout)?;
+        let block: u64 = blocks.split_whitespace().nth(20).context("a block")?.parse()?;
+        device.write(block * 4096, &[7; 4096])
+    })?;
+    assert!(fs::read(&path).is_err());
     Ok(())
 }

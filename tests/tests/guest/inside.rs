@@ -57,6 +57,19 @@ fn only_a_new_container_fills_its_volume() -> Result<()> {
 }
 
 #[test]
+fn a_privileged_process_has_what_its_container_has_not() -> Result<()> {
+    let user = box_running(&[])?;
+    let capabilities = ["web", "grep", "CapEff", "/proc/self/status"];
+    assert_eq!(user.succeed(&[&["exec"], capabilities.as_slice()].concat())?, "CapEff:\t00000000a80425fb");
+    let all = user.succeed(&[&["exec", "--privileged"], capabilities.as_slice()].concat())?;
+    assert_eq!(all, "CapEff:\t000001ffffffffff");
+    let script = "grep CapEff /proc/self/status >/left";
+    user.succeed(&["exec", "-d", "--privileged", "web", "sh", "-c", script])?;
+    eventually("it has said so", || Ok(user.succeed(&["exec", "web", "cat", "/left"])? == all))?;
+    Ok(())
+}
+
+#[test]
 fn an_init_passes_signals_on_and_reaps_what_is_left_to_it() -> Result<()> {
     let user = box_running(&["--init"])?;
     assert_eq!(user.succeed(&["exec", "web", "cat", "/proc/1/comm"])?, "init");

@@ -100,3 +100,18 @@ fn a_volume_outlives_its_containers() -> Result<()> {
     assert!(gone.code == 1 && gone.err().contains("No such volume: data"), "{gone:?}");
     Ok(())
 }
+
+#[test]
+fn the_privileged_have_all_of_their_guest() -> Result<()> {
+    let script = "mkdir -p /srv; grep CapEff /proc/self/status; test -b /dev/vda && echo disk; mkdir /sys/fs/cgroup/own && echo cgroup; \
+                  mount -t tmpfs none /srv && echo mounted; echo 7 >/proc/sys/kernel/core_uses_pid && echo set; tty; \
+                  echo x >/dev/null; head -c 1 /dev/urandom | wc -c; ls /dev/pts /dev/shm | wc -l";
+    let expected = "CapEff:\t000001ffffffffff\ndisk\ncgroup\nmounted\nset\nnot a tty\n1\n";
+    let finished = run_in(&["--privileged", "--userns", "host"], ["sh", "-c", script])?;
+    assert!(finished.out().starts_with(expected), "{finished:?}");
+    let plain = run_in(&[], ["sh", "-c", script])?;
+    assert!(!plain.out().contains("cgroup") && !plain.out().contains("mounted"), "{plain:?}");
+    let refused = run_in(&["--userns", "private"], ["true"])?;
+    assert!(refused.code == 125 && refused.err().contains("of its guest"), "{refused:?}");
+    Ok(())
+}

@@ -63,6 +63,43 @@ fn what_it_writes_is_kept_in_order_and_can_be_followed() -> Result<()> {
 }
 
 #[test]
+fn a_log_is_bounded_and_read_and_followed_across_its_files() -> Result<()> {
+    let user = User::with_box()?;
+    let script = "seq 1 1000; until [ -e /end ]; do sleep 0.1; done; seq 1001 1500";
+    let options = ["--log-opt", "max-size=16k", "--log-opt", "max-file=3"];
+    user.succeed(
+        &[&["run", "-d", "--name", "much"], options.as_slice(), &["box", "sh", "-c", script]].concat(),
+    )?;
+    eventually("all is written", || Ok(user.succeed(&["logs", "--tail", "1", "much"])? == "1000"))?;
+    let numbers = |words: &[&str]| -> Result<Vec<u32>> {
+        Ok(user.succeed(words)?.lines().map(str::parse).collect::<Result<_, _>>()?)
+    };
+    let kept = numbers(&["logs", "much"])?;
+    assert!(
+        kept.len() > 300 && kept.len() < 1000 && kept.windows(2).all(|two| two[0] + 1 == two[1]),
+        "{kept:?}"
+    );
+    assert_eq!(numbers(&["logs", "--tail", "250", "much"])?, (751..=1000).collect::<Vec<_>>());
+    let follow = Started::spawn(&mut user.command(&["logs", "-f", "--tail", "1", "much"]))?;
+    user.succeed(&["exec", "much", "touch", "/end"])?;
+    let followed: Vec<u32> = follow.finish(b"")?.out().lines().map(str::parse).collect::<Result<_, _>>()?;
+    assert_eq!(followed.last(), Some(&1500));
+    assert!(followed.windows(2).all(|two| two[0] < two[1]), "{followed:?}");
+    let directory = user.home().join("store/containers").join(user.inspect(".Id", "much")?);
+    let mut bytes = Vec::new();
+    for entry in fs::read_dir(directory)?.collect::<Result<Vec<_>, _>>()? {
+        if entry.file_name().to_string_lossy().starts_with("log.jsonl") {
+            bytes.push(entry.metadata()?.len());
+        }
+    }
+    assert!(bytes.len() == 3 && bytes.iter().all(|&bytes| bytes <= 16 << 10), "{bytes:?}");
+    user.succeed(&["run", "-d", "--name", "silent", "--log-driver", "none", "box", "echo", "unheard"])?;
+    let refused = user.call(&["logs", "silent"])?;
+    assert!(refused.code == 1 && refused.err().contains("--log-driver none"), "{refused:?}");
+    Ok(())
+}
+
+#[test]
 fn it_is_stopped_by_its_signal_and_starts_again_with_what_it_wrote() -> Result<()> {
     let user = User::with_box()?;
     waiting(&user, "web")?;
@@ -116,6 +153,25 @@ fn a_policy_starts_it_again_until_somebody_stops_it() -> Result<()> {
     user.succeed(&["stop", "-t", "0", "always"])?;
     eventually("its monitor has gone", || Ok(!fs::exists(format!("/proc/{pid}"))?))?;
     assert_eq!(status(&user, "always")?, "exited");
+    Ok(())
+}
+
+#[test]
+fn a_policy_can_be_changed_while_it_runs_and_when_it_has_ended() -> Result<()> {
+    let user = User::with_box()?;
+    let script = "echo run; until [ -e /end ]; do sleep 0.1; done; exit 1";
+    user.succeed(&["run", "-d", "--name", "once", "box", "sh", "-c", script])?;
+    assert_eq!(user.succeed(&["update", "--restart", "on-failure:1", "once"])?, "once");
+    user.succeed(&["exec", "once", "touch", "/end"])?;
+    assert_eq!(user.succeed(&["wait", "once"])?, "1");
+    assert_eq!(user.inspect(".RestartCount", "once")?, "1");
+    user.succeed(&["update", "--restart", "no", "once"])?;
+    user.succeed(&["start", "once"])?;
+    assert_eq!(user.succeed(&["wait", "once"])?, "1");
+    assert_eq!(user.succeed(&["logs", "once"])?, "run\nrun\nrun");
+    user.succeed(&["run", "-d", "--rm", "--name", "passing", "box", "sleep", "1000"])?;
+    let refused = user.call(&["update", "--restart", "always", "passing"])?;
+    assert!(refused.code == 1 && refused.err().contains("removes itself"), "{refused:?}");
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! What was typed.
 
+mod rates;
 mod run;
 mod values;
 
@@ -8,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub(crate) use run::Run;
-pub(crate) use values::{Network, Tmpfs, Volume, VolumeSource, cpu_count, swap_size};
+pub(crate) use values::{Network, Tmpfs, Volume, VolumeSource, cpu_count, memory_size, swap_size};
 
 use crate::{copies, images, inside, inspect, install, kept, oci, system, version, volumes};
 

@@ -8,15 +8,19 @@ use std::{
 };
 
 use clap::Args as ClapArgs;
-use oci_spec::runtime::PosixRlimit;
+use oci_spec::runtime::{LinuxThrottleDevice, PosixRlimit};
 use securectr_sandbox::{Allowed, DEFAULT_DISK_BYTES, SandboxId};
 
-use super::values::{
-    Mounted, Network, SecurityOption, Tmpfs, Volume, cpu_count, disk_size, host, label, limit, memory_size,
-    mount, network, security_option, setting, swap_size, tmpfs, volume,
+use super::{
+    rates::{blkio_weight, byte_rate, request_rate},
+    values::{
+        Mounted, Network, SecurityOption, Tmpfs, UserNamespace, Volume, cpu_count, disk_size, host, label,
+        limit, memory_size, mount, network, security_option, setting, swap_size, tmpfs, user_namespace,
+        volume,
+    },
 };
 use crate::{
-    container::{Budget, Restart},
+    container::{Budget, LogDriver, LogOption, Restart, log_option},
     images,
     ports::Ports,
     signals,
@@ -59,6 +63,12 @@ pub(crate) struct Run {
     /// Mark it with a word and a value, for ps --filter
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = label)]
     pub label: Vec<(String, String)>,
+    /// Where what a container that stays has written is kept: json-file, or none
+    #[arg(long, value_enum, default_value_t, value_name = "DRIVER", hide_possible_values = true)]
+    pub log_driver: LogDriver,
+    /// Bounds of it: max-size=SIZE of each file, or -1, and max-file=NUMBER of them [default: 20m and 5; of a size alone 1]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = log_option)]
+    pub log_opt: Vec<LogOption>,
     /// Write the container's id to a file, which must not be there
     #[arg(long, value_name = "FILE", requires = "detach")]
     pub cidfile: Option<PathBuf>,
@@ -116,6 +126,21 @@ pub(crate) struct Run {
     /// CPUs of the guest that may be used, as in 0-2 or 0,3
     #[arg(long, value_name = "LIST")]
     pub cpuset_cpus: Option<String>,
+    /// What the container may read from a block device of this machine in a second, as in /dev/sda:10m; held to on its disks that
+    /// lie there
+    #[arg(long, value_name = "DEVICE:SIZE", value_parser = byte_rate)]
+    pub device_read_bps: Vec<LinuxThrottleDevice>,
+    /// What it may write to it
+    #[arg(long, value_name = "DEVICE:SIZE", value_parser = byte_rate)]
+    pub device_write_bps: Vec<LinuxThrottleDevice>,
+    /// How often it may read from it in a second
+    #[arg(long, value_name = "DEVICE:NUMBER", value_parser = request_rate)]
+    pub device_read_iops: Vec<LinuxThrottleDevice>,
+    /// How often it may write to it
+    #[arg(long, value_name = "DEVICE:NUMBER", value_parser = request_rate)]
+    pub device_write_iops: Vec<LinuxThrottleDevice>,
+    #[arg(long, hide = true, value_name = "WEIGHT", value_parser = blkio_weight)]
+    pub blkio_weight: Option<u16>,
     /// Most processes and threads; -1 for no limit
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub pids_limit: Option<i64>,
@@ -140,6 +165,12 @@ pub(crate) struct Run {
     /// Drop a Linux capability, or ALL
     #[arg(long, value_name = "CAPABILITY")]
     pub cap_drop: Vec<String>,
+    /// Give it all of its guest: every capability, the guest's devices, and a writable /sys and /proc. The machine around it stays shut
+    #[arg(long)]
+    pub privileged: bool,
+    /// User namespace: host is none, which is so anyway
+    #[arg(long, value_name = "host", value_parser = user_namespace)]
+    pub userns: Option<UserNamespace>,
     /// Share a directory or a file of this machine with the container, or a volume by its name; options are ro, cow (what the
     /// container writes is kept beside it, see apply and discard), and nocopy, which leaves a new volume empty
     #[arg(short, long, value_name = "SOURCE:PATH[:OPTIONS]", value_parser = volume)]

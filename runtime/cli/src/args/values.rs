@@ -216,13 +216,26 @@ pub(super) fn security_option(text: &str) -> Result<SecurityOption, String> {
     }
 }
 
+/// Docker's only word: ids are those of the kernel, which is the guest's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UserNamespace;
+
+pub(super) fn user_namespace(text: &str) -> Result<UserNamespace, String> {
+    match text {
+        "host" => Ok(UserNamespace),
+        _ => Err("only host: ids in a container are those of its guest, and nobody's on this machine, which is what a user \
+                  namespace is for"
+            .to_owned()),
+    }
+}
+
 /// As a size; -1 is no limit.
 pub(crate) fn swap_size(text: &str) -> Result<i64, String> {
     if text == "-1" { Ok(-1) } else { memory_size(text) }
 }
 
 /// `128m` as docker reads it: a number, with a power of 1024 behind it.
-pub(super) fn memory_size(text: &str) -> Result<i64, String> {
+pub(crate) fn memory_size(text: &str) -> Result<i64, String> {
     let lower = text.to_ascii_lowercase();
     let trimmed = lower.strip_suffix('b').unwrap_or(&lower);
     let (digits, shift) = match trimmed.as_bytes().last() {
@@ -323,6 +336,14 @@ mod tests {
         let bad = ["", "/a", "/a:", ":/b", "na me:/b", "/a:b", "/a:/b:no", "/a:/b:ro:x", "./a:/b", "..:/b"];
         for text in bad.into_iter().chain(["/a:/b:nocopy", "a:/b:rshared", "a:/b:"]) {
             assert!(volume(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_user_namespace_is_the_hosts_or_refused_with_the_reason() {
+        assert_eq!(run(&["--userns", "host", "i"]).userns, Some(UserNamespace));
+        for text in ["", "private", "keep-id", "auto"] {
+            assert!(user_namespace(text).unwrap_err().contains("of its guest"), "{text}");
         }
     }
 

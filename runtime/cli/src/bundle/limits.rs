@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, LinuxResources, Spec};
+use oci_spec::runtime::{
+    LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources, LinuxThrottleDevice, Spec,
+};
 
 use crate::args::Run;
 
@@ -14,6 +16,7 @@ pub(super) fn set(spec: &mut Spec, run: &Run) {
     let mut resources = linux.resources().clone().unwrap_or_default();
     set_memory(&mut resources, run);
     set_cpu(&mut resources, run);
+    set_block_io(&mut resources, run);
     if let Some(limit) = run.pids_limit {
         let mut pids = LinuxPids::default();
         pids.set_limit(limit);
@@ -47,4 +50,18 @@ fn set_cpu(resources: &mut LinuxResources, run: &Run) {
     }
     cpu.set_shares(run.cpu_shares).set_cpus(run.cpuset_cpus.clone());
     resources.set_cpu(Some(cpu));
+}
+
+fn set_block_io(resources: &mut LinuxResources, run: &Run) {
+    let throttles =
+        |typed: &[LinuxThrottleDevice]| Some(typed.to_vec()).filter(|throttles| !throttles.is_empty());
+    let mut block_io = LinuxBlockIo::default();
+    block_io
+        .set_throttle_read_bps_device(throttles(&run.device_read_bps))
+        .set_throttle_write_bps_device(throttles(&run.device_write_bps))
+        .set_throttle_read_iops_device(throttles(&run.device_read_iops))
+        .set_throttle_write_iops_device(throttles(&run.device_write_iops));
+    if block_io != LinuxBlockIo::default() {
+        resources.set_block_io(Some(block_io));
+    }
 }

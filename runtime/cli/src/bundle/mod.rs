@@ -3,6 +3,7 @@
 mod limits;
 mod mounts;
 mod names;
+mod privileges;
 mod seccomp;
 
 pub(crate) use mounts::leave_volumes;
@@ -103,6 +104,9 @@ fn spec(source: &Source<'_>, hostname: String) -> Result<Spec, BundleError> {
     }
     mounts::add(&mut spec, source);
     limits::set(&mut spec, source.run);
+    if source.run.privileged {
+        privileges::give(&mut spec);
+    }
     if let Some(path) = source.run.seccomp() {
         seccomp::set(&mut spec, path)?;
     }
@@ -289,6 +293,19 @@ mod tests {
         let resources = spec.linux().clone().unwrap().resources().clone().unwrap();
         assert_eq!(resources.memory().unwrap().limit(), Some(128 << 20));
         assert_eq!(resources.cpu().clone().unwrap().quota(), Some(150_000));
+    }
+
+    #[test]
+    fn the_privileged_have_the_guests_devices_and_nothing_is_hidden_from_them() {
+        let spec = with(&["--privileged", "-v", "/srv:/data:ro", "i"], &image(), &ROOT).unwrap();
+        let linux = spec.linux().clone().unwrap();
+        assert!(linux.masked_paths().is_none() && linux.readonly_paths().is_none());
+        let is_read_only =
+            |mount: &&oci_spec::runtime::Mount| mount.options().iter().flatten().any(|option| option == "ro");
+        let mounts = spec.mounts().as_ref().unwrap();
+        let read_only: Vec<_> = mounts.iter().filter(is_read_only).map(|mount| mount.destination()).collect();
+        assert_eq!(read_only, [std::path::Path::new("/data")]);
+        assert!(mounts.iter().any(|mount| mount.typ().as_deref() == Some("devtmpfs")));
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::{
     journal::{Action, Journal},
+    kept::Restart,
     record::{Place, Record, Status},
 };
 
@@ -56,6 +57,17 @@ impl Book {
         self.place.write(&self.record)?;
         self.note(&Action::Rename { old_name });
         Ok(())
+    }
+
+    /// What follows its end from now on.
+    pub(crate) fn set_restart(&mut self, policy: Restart) -> Result<()> {
+        let kept = self.record.kept.as_mut().filter(|kept| !kept.is_in_foreground);
+        let kept = kept.context("only a container that stays can be started again")?;
+        if kept.remove && policy != Restart::No {
+            bail!("the container removes itself when it ends");
+        }
+        kept.restart = policy;
+        self.place.write(&self.record)
     }
 
     pub(crate) fn note(&self, action: &Action) {

@@ -18,7 +18,7 @@ use rustix::net::{
 use securectr_sandbox::{Addition, Stats};
 use serde::{Deserialize, Serialize};
 
-use super::record::Place;
+use super::{kept::Restart, record::Place};
 
 /// No document is longer, in bytes.
 pub(crate) const MAX_LEN: u64 = 1 << 20;
@@ -41,6 +41,8 @@ pub(crate) enum Request {
     Rename {
         name: String,
     },
+    /// What follows its end.
+    Restart(Restart),
     /// Answered with the container's streams, as far as it has them.
     Attach {
         wanted: Wanted,

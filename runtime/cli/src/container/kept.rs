@@ -6,7 +6,7 @@ use securectr_image::Digest;
 use securectr_sandbox::{GivenFile, NetworkPlan};
 use serde::{Deserialize, Serialize};
 
-use super::budget::Budget;
+use super::{budget::Budget, logging::Logging};
 use crate::ports::Ports;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,8 @@ pub(crate) struct Kept {
     pub stop_signal: u32,
     pub stop_timeout: Duration,
     pub budget: Budget,
+    #[serde(default)]
+    pub logging: Logging,
     /// What it may write to its disk at most.
     pub disk_bytes: u64,
     pub restart: Restart,

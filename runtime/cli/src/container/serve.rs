@@ -120,6 +120,7 @@ impl Container {
             Request::Resume => self.resume().await,
             Request::Update(limits) => done(self.sandbox.update(&self.id, &limits).await),
             Request::Rename { name } => written(locked(&self.book).rename(&name)),
+            Request::Restart(policy) => written(locked(&self.book).set_restart(policy)),
             Request::Resize { columns, rows } => done(self.init.resize(columns, rows).await),
             Request::Stats => match self.sandbox.stats(&self.id).await {
                 Ok(stats) => Answer::Stats(Box::new(stats)),

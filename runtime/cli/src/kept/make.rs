@@ -1,26 +1,26 @@
 //! `run -d` and `start`: leave a monitor behind, and wait until it has started the container.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::PathBuf,
     time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::Spec;
-use securectr_sandbox::{Bundle, GivenFile, SandboxId};
+use securectr_sandbox::{Bundle, GivenFile, SandboxId, plan};
 
 use crate::{
     args::{Global, Run},
     bundle::{self, Source},
     container::{
-        self, Action, Incarnation, Journal, Kept, NotBegun, Place, Record, Records, Status, again,
+        self, Action, Incarnation, Journal, Kept, Logging, NotBegun, Place, Record, Records, Status, again,
         spawn_and_hear,
     },
     copies::Copies,
     output, paths, ports,
     report::Report,
-    run::{Root, root, volumes},
+    run::{Root, root, settings, volumes, warn_of_limits},
 };
 
 /// How long a container may take after its signal, in seconds, as with docker.
@@ -37,7 +37,7 @@ pub(crate) fn detach(run: &Run, global: &Global, report: &Report) -> Result<u8> 
     }
     let records = Records::kept(&paths::store(global)?);
     let volumes = volumes(run, global)?;
-    let place = make(&records, &id, &Made { run, root: &root, volumes }, global)?;
+    let place = make(&records, &id, &Made { run, root: &root, volumes, report }, global)?;
     if let Err(error) = start(&records, &id, global) {
         place.remove()?;
         let code = error.downcast_ref().map(|NotBegun { code, .. }| *code);
@@ -56,11 +56,12 @@ struct Made<'a> {
     run: &'a Run,
     root: &'a Root<'a>,
     volumes: Vec<PathBuf>,
+    report: &'a Report,
 }
 
 /// Writes down all that a start needs.
 fn make(records: &Records, id: &SandboxId, made: &Made<'_>, global: &Global) -> Result<Place> {
-    let Made { run, root, volumes } = made;
+    let Made { run, root, volumes, report } = made;
     let ports = ports::wanted(run, &root.config)?;
     let network = ports::plan(run, Vec::new(), !ports.is_empty())?;
     let source = Source {
@@ -74,7 +75,12 @@ fn make(records: &Records, id: &SandboxId, made: &Made<'_>, global: &Global) -> 
         volumes: volumes.clone(),
         copies: Copies::of(global)?.place(id),
     };
-    let Bundle { spec, files, .. } = bundle::bundle(&source)?;
+    let bundle = bundle::bundle(&source)?;
+    let plan = plan(id.clone(), bundle.clone(), &settings(global))?;
+    // The container's own disk will be in the store.
+    let files = root.image.iter().map(File::metadata).chain([fs::metadata(paths::store(global)?)]);
+    warn_of_limits(&plan.container, files, report)?;
+    let Bundle { spec, files, .. } = bundle;
     let kept = Kept { network, ports, ..kept(run, root, id, &spec, files)? };
     let place = records.create(id)?;
     let made = || -> Result<()> {
@@ -137,6 +143,7 @@ pub(crate) fn kept(
         stop_signal: stop_signal(run, root)?,
         stop_timeout: Duration::from_secs(run.stop_timeout.unwrap_or(STOP_TIMEOUT_S)),
         budget: run.budget(),
+        logging: Logging::new(run.log_driver, &run.log_opt),
         disk_bytes: run.disk_bytes(),
         restart: run.restart,
         labels: run.label.clone(),

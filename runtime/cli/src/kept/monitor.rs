@@ -23,12 +23,12 @@ use crate::{
     args::Global,
     bundle::leave_volumes,
     container::{
-        Action, Book, Budget, Ended, Incarnation, Joined, Journal, KILLED, Kept, LastWords, Place, Records,
-        Status, Watch, Watched, inherited, let_go_of_streams, locked, report,
+        Action, Book, Ended, Incarnation, Joined, Journal, KILLED, Kept, LastWords, LogDriver, Place,
+        Records, Status, Watch, Watched, inherited, let_go_of_streams, locked, report,
     },
     copies::{Copies, Held},
     paths, ports, run, signals,
-    streams::Ends,
+    streams::{Ends, Sink},
     timeline::Timeline,
 };
 
@@ -121,7 +121,7 @@ impl Life<'_> {
         let wanted = StreamsWanted { stdin: kept.interactive, stdout: true, stderr: !kept.tty };
         let streams = sandbox.create(&plan, wanted).await?;
         let init = Process::watch(Arc::clone(&sandbox), ProcessName::init(&plan.id));
-        let joined = self.keep_output(streams, &kept.budget)?;
+        let joined = self.keep_output(streams, &kept)?;
         let listener = self.place.listen()?;
         // Who has made the namespace may have waited for the container.
         sandbox.refresh_network().await?;
@@ -158,7 +158,8 @@ impl Life<'_> {
         let mut installation = Installation::find()?;
         installation.kernel = kept.kernel.clone().unwrap_or(installation.kernel);
         let host = Host { installation, state: StateRoot::open()?, echo_console: false };
-        let disks = Disks { image: Some(image.rootfs), writable };
+        let io_limits = plan.container.io_limits.clone();
+        let disks = Disks { image: Some(image.rootfs), writable, io_limits };
         let sandbox = Sandbox::boot(self.id, &plan.machine, &host, disks).await?;
         Ok((Arc::new(sandbox), plan.container))
     }
@@ -177,11 +178,15 @@ impl Life<'_> {
     }
 
     /// What it writes goes to its log. Its input is that of those who attach to it.
-    fn keep_output(&self, streams: Streams, budget: &Budget) -> Result<Joined> {
-        let log = Log::open(self.place)?;
-        let (stdout, stderr) = (log.sink("stdout"), Some(log.sink("stderr")));
+    fn keep_output(&self, streams: Streams, kept: &Kept) -> Result<Joined> {
+        let log = match kept.logging.driver {
+            LogDriver::JsonFile => Some(Log::open(self.place.path(), kept.logging)?),
+            LogDriver::None => None,
+        };
+        let sink = |name| log.as_ref().map_or_else(|| Box::new(io::sink()) as Sink, |log| log.sink(name));
+        let (stdout, stderr) = (sink("stdout"), Some(sink("stderr")));
         let ends = Ends { stdin: Box::new(io::empty()), lasts: true, stdout, stderr };
-        Joined::new(streams, ends, budget, &Timeline::begin())
+        Joined::new(streams, ends, &kept.budget, &Timeline::begin())
     }
 
     fn note_end(&self, ended: Ended) -> Result<Kept> {

@@ -162,6 +162,7 @@ pub(super) fn document(record: &Record, kept: &Kept) -> Value {
         },
         "HostConfig": {
             "RestartPolicy": { "Name": kept.restart.to_string() },
+            "LogConfig": kept.logging.to_json(),
             "AutoRemove": kept.remove,
             "ReadonlyRootfs": kept.read_only,
             "NetworkMode": network_mode(kept),

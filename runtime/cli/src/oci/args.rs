@@ -7,6 +7,7 @@ use securectr_sandbox::SandboxId;
 
 use crate::{
     args::{cpu_count, swap_size},
+    container::Restart,
     kept, output, signals,
 };
 
@@ -166,6 +167,9 @@ pub(crate) struct Update {
     /// Number of processes; -1 is no limit
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     pub pids_limit: Option<i64>,
+    /// What follows its end from now on: no, on-failure[:TIMES], always or unless-stopped
+    #[arg(long, value_name = "POLICY")]
+    pub restart: Option<Restart>,
     /// Names or ids
     #[arg(required = true, value_name = "CONTAINER")]
     pub names: Vec<String>,
@@ -286,6 +290,9 @@ pub(crate) struct Exec {
     /// User, by name or number
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
+    /// Give it all capabilities
+    #[arg(long)]
+    pub privileged: bool,
     /// Descriptors to hand on: a guest cannot be given any
     #[arg(long, default_value_t = 0, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(..=0))]
     pub preserve_fds: u32,

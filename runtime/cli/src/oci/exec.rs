@@ -11,7 +11,7 @@ use securectr_sandbox::{Addition, Config};
 use super::{args::Exec, console::Console, create::write_pid, monitor};
 use crate::{
     args::Global,
-    bundle,
+    bundle, capabilities,
     container::{
         Answer, Client, Companion, Left, Located, Record, Request, Status, Wanted, Whose, again, inherited,
         let_go_of_streams, report, spawn_and_hear, streams,
@@ -82,6 +82,9 @@ fn detach(exec: &Exec, located: &Located, global: &Global) -> Result<u8> {
     }
     if exec.tty {
         command.arg("--tty");
+    }
+    if exec.privileged {
+        command.arg("--privileged");
     }
     let child = spawn_and_hear(&mut command, |command| command.arg(located.id.as_str()).args(&exec.command))?;
     write_pid(exec.pid_file.as_deref(), child.id())?;
@@ -185,5 +188,8 @@ fn process(exec: &Exec, record: &Record) -> Result<Process> {
     }
     bundle::set_typed(&mut variables, &exec.env_file, &exec.env)?;
     process.set_env(Some(variables));
+    if exec.privileged {
+        capabilities::set_all(&mut process);
+    }
     Ok(process)
 }

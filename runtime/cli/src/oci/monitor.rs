@@ -112,6 +112,8 @@ impl Begun {
         let poststart = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().clone()).unwrap_or_default();
         let terminal = console.is_some();
         let plan = plan(args, &book.record, spec)?;
+        let report = Report::new(global.log_format, global.oci.log.as_deref());
+        plan.limits_warnings(&[]).iter().for_each(|words| report.warning(words));
         let limits = plan.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let machine = MachinePlan::limited(limits, true, &settings)?.with_device_places(plan.device_count());
         let host = Host {

@@ -11,14 +11,31 @@ use super::{args::Update, verbs};
 use crate::{
     args::Global,
     bundle::CPU_PERIOD_US,
-    container::{Action, Client, Journal, Located, Place, Request, Status},
+    container::{Action, Book, Client, Journal, Located, Place, Request, Restart, Status},
     kept, paths,
     report::Report,
 };
 
 /// A container that stays has them from its next start on, too.
 pub(super) fn update(update: &Update, global: &Global, report: &Report) -> Result<u8> {
-    let limits = match &update.resources {
+    let change = Change { limits: limits(update)?, restart: update.restart };
+    if change == Change::default() && update.resources.is_none() {
+        bail!("nothing to change: see securectr update --help");
+    }
+    verbs::of_each(&update.names, global, report, |located, is_kept| {
+        update_one(located, &change, is_kept, global)
+    })
+}
+
+/// What is to be another.
+#[derive(Debug, Default, PartialEq)]
+struct Change {
+    limits: LinuxResources,
+    restart: Option<Restart>,
+}
+
+fn limits(update: &Update) -> Result<LinuxResources> {
+    Ok(match &update.resources {
         Some(path) => {
             let json = match path.to_str() {
                 Some("-") => std::io::read_to_string(stdin()),
@@ -27,26 +44,44 @@ pub(super) fn update(update: &Update, global: &Global, report: &Report) -> Resul
             let json = json.with_context(|| format!("read {}", path.display()))?;
             serde_json::from_str(&json).with_context(|| format!("understand {}", path.display()))?
         }
-        None => limits(update)?,
-    };
-    verbs::of_each(&update.names, global, report, |located, is_kept| {
-        update_one(located, &limits, is_kept, global)
+        None => typed(update),
     })
 }
 
-fn update_one(located: &Located, limits: &LinuxResources, is_kept: bool, global: &Global) -> Result<()> {
+fn update_one(located: &Located, change: &Change, is_kept: bool, global: &Global) -> Result<()> {
     let place = located.place()?;
     let record = place.read()?;
-    if record.status != Status::Stopped {
-        Client::connect(&place)?.ask(&Request::Update(Box::new(limits.clone())))?;
-    } else if !is_kept {
+    let runs = record.status != Status::Stopped;
+    if !runs && !is_kept {
         bail!("container not running");
     }
+    if let Some(policy) = change.restart {
+        set_restart(located, policy)?;
+    }
+    if change.limits != LinuxResources::default() {
+        if runs {
+            Client::connect(&place)?.ask(&Request::Update(Box::new(change.limits.clone())))?;
+        }
+        if is_kept {
+            keep(&place, &change.limits)?;
+        }
+    }
     if is_kept {
-        keep(&place, limits)?;
         Journal::of(&paths::store(global)?).note(&record, &Action::Update);
     }
     Ok(())
+}
+
+/// Of one that runs, its monitor keeps the record.
+fn set_restart(located: &Located, policy: Restart) -> Result<()> {
+    let _alone = located.records.lock()?;
+    let place = located.place()?;
+    let record = place.read()?;
+    if record.status != Status::Stopped {
+        Client::connect(&place)?.ask(&Request::Restart(policy))?;
+        return Ok(());
+    }
+    Book { record, place, asked: None, journal: None }.set_restart(policy)
 }
 
 /// Changes what its next start reads, of which nothing is lost when this one is cut short.
@@ -75,7 +110,7 @@ fn merged(before: Value, change: Value) -> Value {
 }
 
 /// What was not typed stays.
-fn limits(update: &Update) -> Result<LinuxResources> {
+fn typed(update: &Update) -> LinuxResources {
     let mut memory = LinuxMemory::default();
     memory.set_limit(update.memory).set_reservation(update.memory_reservation).set_swap(update.memory_swap);
     let mut cpu = LinuxCpu::default();
@@ -94,10 +129,7 @@ fn limits(update: &Update) -> Result<LinuxResources> {
         .set_memory(Some(memory).filter(|memory| *memory != LinuxMemory::default()))
         .set_cpu(Some(cpu).filter(|cpu| *cpu != LinuxCpu::default()))
         .set_pids(pids);
-    if limits == LinuxResources::default() {
-        bail!("nothing to change: see securectr update --help");
-    }
-    Ok(limits)
+    limits
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokio::task::spawn_blocking;
 
 use super::{BlockDevice, DeviceSource};
-use crate::{ContainerPlan, SandboxId, vmm::Vmm};
+use crate::{ContainerPlan, SandboxId, io_limits, vmm::Vmm};
 
 #[derive(Debug, Error)]
 pub enum DeviceError {
@@ -69,7 +69,8 @@ impl Places {
         container: &ContainerPlan,
         vmm: &Vmm,
     ) -> Result<Vec<agent::BlockDevice>, DeviceError> {
-        let lent = container.block_devices.iter().map(|device| self.lend_one(&container.id, device, vmm));
+        let lend = |device| self.lend_one(container, device, vmm);
+        let lent = container.block_devices.iter().map(lend);
         let lent = lent.collect::<Result<Vec<_>, _>>();
         if lent.is_err() {
             self.take_back(&container.id, vmm).await;
@@ -79,7 +80,7 @@ impl Places {
 
     fn lend_one(
         &self,
-        by: &SandboxId,
+        container: &ContainerPlan,
         device: &BlockDevice,
         vmm: &Vmm,
     ) -> Result<agent::BlockDevice, DeviceError> {
@@ -92,8 +93,9 @@ impl Places {
         let Some((disk, place)) = places.find(|(_, place)| place.is_none()) else {
             return Err(DeviceError::NoPlace(path));
         };
-        vmm.attach_disk(disk, &file).map_err(|source| DeviceError::Attach { path, source })?;
-        *place = Some(Held { by: by.clone(), numbers, file });
+        let limits = io_limits::of_device(&container.io_limits, numbers);
+        vmm.attach_disk(disk, &file, limits).map_err(|source| DeviceError::Attach { path, source })?;
+        *place = Some(Held { by: container.id.clone(), numbers, file });
         Ok(agent::BlockDevice {
             serial: format!("disk-{disk}"),
             major: numbers.0,
@@ -106,13 +108,7 @@ impl Places {
     /// Takes out what a container has been lent. Afterwards it is written, and nobody here has it open. What a machine does not
     /// give back it has until its end.
     pub(crate) async fn take_back(&self, from: &SandboxId, vmm: &Vmm) {
-        let is_theirs = |held: &Held| held.by == *from;
-        let theirs: Vec<u8> = (self.first..)
-            .zip(self.held().iter())
-            .filter(|(_, held)| held.as_ref().is_some_and(is_theirs))
-            .map(|(disk, _)| disk)
-            .collect();
-        for disk in theirs {
+        for disk in self.lent_to(from) {
             if vmm.detach_disk(disk).await.is_err() {
                 continue;
             }
@@ -120,6 +116,21 @@ impl Places {
             let held = self.held().get_mut(place).and_then(Option::take);
             let _ = spawn_blocking(move || drop(held.map(|held| held.file))).await;
         }
+    }
+
+    /// Frees the disks of a container from their limits, those that its machine has for it alone among them: its guest is to write
+    /// soon what it still has to write.
+    pub(crate) fn unlimit(&self, container: &SandboxId, vmm: &Vmm) {
+        for disk in (0..self.first).chain(self.lent_to(container)) {
+            // A machine that has ended writes nothing.
+            let _ = vmm.unlimit_disk(disk);
+        }
+    }
+
+    fn lent_to(&self, container: &SandboxId) -> Vec<u8> {
+        let is_theirs = |held: &Held| held.by == *container;
+        let theirs = |(_, held): &(u8, &Option<Held>)| held.as_ref().is_some_and(is_theirs);
+        (self.first..).zip(self.held().iter()).filter(theirs).map(|(disk, _)| disk).collect()
     }
 
     fn held(&self) -> MutexGuard<'_, Vec<Option<Held>>> {
@@ -155,7 +166,7 @@ fn open(device: &BlockDevice) -> Result<Opened, DeviceError> {
 
 /// The kernel's own name of a device, and where udev or devtmpfs has its node (sysfs(5)). A container's path of it need not exist
 /// on the host.
-fn path_of(major: u32, minor: u32) -> Result<PathBuf, DeviceError> {
+pub(crate) fn path_of(major: u32, minor: u32) -> Result<PathBuf, DeviceError> {
     let uevent = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/uevent"))
         .map_err(|source| DeviceError::NoSuchDevice { major, minor, source })?;
     let name = uevent.lines().find_map(|line| line.strip_prefix("DEVNAME="));
@@ -166,7 +177,7 @@ fn path_of(major: u32, minor: u32) -> Result<PathBuf, DeviceError> {
 }
 
 /// Linux has 12 bits for the one and 20 for the other.
-fn numbers_of(device: u64) -> (u32, u32) {
+pub(crate) fn numbers_of(device: u64) -> (u32, u32) {
     (major(device) as u32, minor(device) as u32)
 }
 

@@ -142,6 +142,7 @@ impl Pod {
         };
         files.retain(|file| !covered(file));
         let plan = container(id, Bundle { spec, root, writable, scope, files })?;
+        plan.limits_warnings(&[]).iter().for_each(|words| eprintln!("{words}"));
         Ok(Container { plan, _rootfs: rootfs })
     }
 }

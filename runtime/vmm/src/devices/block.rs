@@ -1,13 +1,17 @@
 //! virtio-blk on a file or a block device (VirtIO 1.2, section 5.2), which may be laid in and taken out while the guest runs.
 //!
-//! Requests are done one after another in the event loop's thread, a bounded amount in one call.
+//! Requests are done one after another in the event loop's thread, a bounded amount in one call. One that has to wait for its turn
+//! stays in the queue, and what is behind it, too.
 
+mod config;
 mod request;
+mod throttle;
 
 use std::{
     fs::File,
     io::{self, ErrorKind, Seek, SeekFrom},
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+    time::Instant,
 };
 
 use serde::{Deserialize, Serialize};
@@ -20,16 +24,24 @@ use virtio_bindings::{
     },
     virtio_ids::VIRTIO_ID_BLOCK,
 };
-use vmm_sys_util::fallocate::{FallocateMode, fallocate};
+use vmm_sys_util::{
+    fallocate::{FallocateMode, fallocate},
+    timerfd::TimerFd,
+};
 
-use self::request::{Operation, Range, Refusal, Request};
+pub(crate) use self::throttle::{SharedThrottle, Throttles};
+use self::{
+    config::{CONFIG_LEN, config},
+    request::{Operation, Range, Refusal, Request},
+    throttle::Cost,
+};
 use super::{
     AttachError, News, Progress, StateError, VirtioDevice, sys,
     virtqueue::{Buffers, Violation, Virtqueue},
 };
 
 /// A call a kind of request; discarding and writing zeroes is fallocate(2), on a block device, too. A file that is laid in is
-/// measured, and closed when it is taken out.
+/// measured, and closed when it is taken out. A timer brings back who has to wait.
 pub(super) const SYSCALLS: &[libc::c_long] = &[
     libc::SYS_preadv,
     libc::SYS_pwritev,
@@ -37,6 +49,8 @@ pub(super) const SYSCALLS: &[libc::c_long] = &[
     libc::SYS_fallocate,
     libc::SYS_lseek,
     libc::SYS_close,
+    libc::SYS_timerfd_create,
+    libc::SYS_timerfd_settime,
 ];
 
 const FORMAT: u32 = 1;
@@ -66,6 +80,8 @@ pub(crate) enum DiskError {
     Length(u64),
     #[error("it has a file already")]
     Full,
+    #[error("make a timer for its limits")]
+    Timer(#[source] io::Error),
 }
 
 #[derive(Debug)]
@@ -78,6 +94,9 @@ pub(super) struct Block {
     id: [u8; request::ID_LEN],
     config: [u8; CONFIG_LEN],
     disk_full: DiskFull,
+    throttle: Option<SharedThrottle>,
+    /// Readable when the request that waits may be tried again. Made for the first throttle, and kept: the event loop watches it.
+    timer: Option<TimerFd>,
 }
 
 /// The host's file system has refused a write for want of room.
@@ -120,7 +139,30 @@ impl Block {
             *byte = value;
         }
         let config = config(sectors, queue_sizes);
-        Ok(Self { file, read_only, sectors, queue_sizes, id, config, disk_full: DiskFull::No })
+        Ok(Self {
+            file,
+            read_only,
+            sectors,
+            queue_sizes,
+            id,
+            config,
+            disk_full: DiskFull::No,
+            throttle: None,
+            timer: None,
+        })
+    }
+
+    pub(super) fn throttled(mut self, throttle: Option<SharedThrottle>) -> Result<Self, DiskError> {
+        self.limit(throttle)?;
+        Ok(self)
+    }
+
+    fn limit(&mut self, throttle: Option<SharedThrottle>) -> Result<(), DiskError> {
+        if throttle.is_some() && self.timer.is_none() {
+            self.timer = Some(TimerFd::new().map_err(|error| DiskError::Timer(error.into()))?);
+        }
+        self.throttle = throttle;
+        Ok(())
     }
 
     fn lay_in(&mut self, file: File) -> Result<(), DiskError> {
@@ -171,6 +213,16 @@ impl Block {
         }
     }
 
+    /// What becomes of the queue when a request has to wait, and all behind it.
+    fn postpone(&mut self, request: &Result<Request<'_>, Refusal>) -> Option<Progress> {
+        let cost = request.as_ref().ok()?.cost()?;
+        let wait = self.throttle.as_ref()?.locked().admit(cost, Instant::now()).err()?;
+        match self.timer.as_mut()?.reset(wait, None) {
+            Ok(()) => Some(Progress::Done),
+            Err(_) => Some(Progress::More),
+        }
+    }
+
     /// The status that the driver gets, and the number of bytes written before it.
     fn status_of(&mut self, outcome: Result<usize, Failure>) -> (u32, usize) {
         match outcome {
@@ -209,20 +261,31 @@ impl VirtioDevice for Block {
         &self.config
     }
 
+    fn poll_fd(&self) -> Option<RawFd> {
+        self.timer.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
     fn activate(&mut self, _features: u64) -> io::Result<()> {
         Ok(())
     }
 
     fn process(&mut self, queues: &mut [Virtqueue<'_>]) -> Result<Progress, Violation> {
         let [requests] = queues else { return Ok(Progress::Done) };
+        // One that has come would call for ever; this is refused only for what is no timer.
+        if let Some(timer) = &mut self.timer {
+            let _ = timer.clear();
+        }
         let mut bytes = 0;
         for _ in 0..MAX_REQUESTS_A_CALL {
             let Some(chain) = requests.pop()? else { return Ok(Progress::Done) };
             bytes += chain.readable.len().max(chain.writable.len()).min(MAX_DATA_LEN);
             let (answer, status) = request::answer_and_status(&chain.writable)?;
-            let outcome = Request::parse(&chain.readable, answer, self.sectors)
-                .map_err(Failure::from)
-                .and_then(|request| self.perform(&request));
+            let request = Request::parse(&chain.readable, answer, self.sectors);
+            if let Some(progress) = self.postpone(&request) {
+                requests.unpop(1);
+                return Ok(progress);
+            }
+            let outcome = request.map_err(Failure::from).and_then(|request| self.perform(&request));
             let (code, written) = self.status_of(outcome);
             status.write(&[code as u8]);
             // At most MAX_DATA_LEN and the status. The status is written last, whatever came before it.
@@ -243,7 +306,12 @@ impl VirtioDevice for Block {
     /// No request is under way: each is done before the next one is looked at.
     fn detach(&mut self) -> Result<(), AttachError> {
         self.hold(0, None);
+        self.throttle = None;
         Ok(())
+    }
+
+    fn throttle(&mut self, throttle: Option<SharedThrottle>) -> Result<(), AttachError> {
+        self.limit(throttle).map_err(AttachError::Disk)
     }
 
     fn take_news(&mut self) -> Option<News> {
@@ -310,34 +378,6 @@ fn transfer(
         rest = rest.after(count);
     }
     Ok(done)
-}
-
-const CONFIG_LEN: usize = 60;
-
-/// `struct virtio_blk_config` (section 5.2.4), by offset.
-fn config(sectors: u64, queue_sizes: &[u16]) -> [u8; CONFIG_LEN] {
-    // Without the request's header and status.
-    let max_segments = queue_sizes.first().map_or(1, |&size| u32::from(size) - 2);
-    let mut config = [0; CONFIG_LEN];
-    let fields: [(usize, &[u8]); 10] = [
-        (0, &sectors.to_le_bytes()),
-        (8, &MAX_SEGMENT_LEN.to_le_bytes()),
-        (12, &max_segments.to_le_bytes()),
-        (20, &(SECTOR_LEN as u32).to_le_bytes()),
-        (36, &MAX_HOLE_SECTORS.to_le_bytes()),
-        (40, &MAX_HOLES.to_le_bytes()),
-        (44, &HOLE_ALIGNMENT_SECTORS.to_le_bytes()),
-        (48, &MAX_HOLE_SECTORS.to_le_bytes()),
-        (52, &MAX_HOLES.to_le_bytes()),
-        // write_zeroes_may_unmap
-        (56, &[1]),
-    ];
-    for (offset, bytes) in fields {
-        if let Some(field) = config.get_mut(offset..offset + bytes.len()) {
-            field.copy_from_slice(bytes);
-        }
-    }
-    config
 }
 
 #[cfg(test)]

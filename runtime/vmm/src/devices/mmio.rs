@@ -3,7 +3,7 @@
 //!
 //! Threads: a vCPU reads and writes registers here, under the lock of its transport, and does nothing else: no device is
 //! ever called from it. Whatever a register write sets off is done later by the event loop, which `wake` calls. The lock is
-//! the only one here, and no transport knows another.
+//! the only one here, and no transport knows another; that of a throttle is taken under it.
 
 mod events;
 mod negotiation;
@@ -28,7 +28,7 @@ use self::{
     negotiation::{Negotiation, Step},
     queues::Queues,
 };
-use super::{AttachError, News, ResizeError, VirtioDevice, virtqueue::Violation};
+use super::{AttachError, News, ResizeError, SharedThrottle, VirtioDevice, virtqueue::Violation};
 use crate::memory::LiveMemory;
 
 /// Calls that any device behind the transport makes: an eventfd is read for each notification and written for each interrupt.
@@ -115,6 +115,11 @@ impl Mmio {
     /// Takes from the device what it was given. The event loop's thread calls this, outside of events.
     pub(crate) fn detach(&mut self) -> Result<(), AttachError> {
         self.change_device(|device| device.detach())
+    }
+
+    /// Holds the device to what others do, too, or frees it. The event loop's thread calls this, outside of events.
+    pub(crate) fn throttle(&mut self, throttle: Option<SharedThrottle>) -> Result<(), AttachError> {
+        self.change_device(|device| device.throttle(throttle))
     }
 
     /// A driver that is ready is told when the configuration space is another one afterwards (section 2.5); one that is not yet

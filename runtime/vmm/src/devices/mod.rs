@@ -22,6 +22,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::virtqueue::{Violation, Virtqueue};
 pub(crate) use self::{
+    block::{SharedThrottle, Throttles},
     mem::IOCTL as MEM_IOCTL,
     mmio::{Mmio, StateError},
     net::IOCTLS as NET_IOCTLS,
@@ -136,6 +137,11 @@ pub(crate) trait VirtioDevice: Send {
         Err(AttachError::Impossible)
     }
 
+    /// Holds it to what others that have the same throttle do, too; without one it is free.
+    fn throttle(&mut self, _: Option<SharedThrottle>) -> Result<(), AttachError> {
+        Err(AttachError::Impossible)
+    }
+
     /// Changes what is asked of the driver: how much memory it is to have, in bytes, beside what the guest was booted with.
     fn resize(&mut self, _: u64) -> Result<(), ResizeError> {
         Err(ResizeError::Impossible)
@@ -187,19 +193,29 @@ pub(crate) enum ResizeError {
     Size { asked: u64, most: u64 },
 }
 
+/// What devices are made of, beside what the spec names.
+pub(crate) struct Parts<'a> {
+    pub(crate) memory: &'a LiveMemory,
+    /// Where more memory goes, when there is room for it.
+    pub(crate) room: Option<Room>,
+    pub(crate) throttles: &'a mut Throttles,
+}
+
 /// Builds the devices that the spec asks for: disks, network interfaces and file systems in their order, vsock, rng, and memory
 /// when there is room for more. `news` is written when a transport has something to [tell](Mmio::take_news).
 pub(crate) fn build(
     spec: &VmSpec,
     descriptors: &mut Descriptors,
-    memory: &LiveMemory,
-    room: Option<Room>,
+    parts: Parts<'_>,
     news: &EventFd,
 ) -> Result<Vec<DeviceSlot>, DeviceError> {
+    let Parts { memory, room, throttles } = parts;
     let mut devices: Vec<(String, Box<dyn VirtioDevice>)> = Vec::new();
     for (index, disk) in spec.disks.iter().enumerate() {
         let file = disk.file.map(|file| descriptors.take(file)).transpose()?;
-        let block = block::Block::new(file.map(Into::into), disk.read_only, index);
+        let throttle = disk.limits.map(|limits| throttles.get(limits));
+        let block = block::Block::new(file.map(Into::into), disk.read_only, index)
+            .and_then(|block| block.throttled(throttle));
         devices.push((
             format!("virtio-blk {index}"),
             Box::new(block.map_err(|error| DeviceError::Disk(index, error))?),

@@ -17,7 +17,7 @@ use crate::{
     arch::{self, BootError, BootImage, CpuError, CpuTemplate},
     bus::{Bus, Window},
     descriptors::{DescriptorError, Descriptors},
-    devices::{self, DeviceError, DeviceSlot, Mmio},
+    devices::{self, DeviceError, DeviceSlot, Mmio, Parts, Throttles},
     legacy::Legacy,
     memory::{self, LiveMemory, MIB, MemoryError, Room},
     vcpu::{Ending, VcpuError, Vcpus},
@@ -70,6 +70,8 @@ pub(crate) struct Machine {
     pub devices: Vec<Arc<Mutex<Mmio>>>,
     /// How many of them, from the first on, are disks.
     disk_count: usize,
+    /// The disks' limits.
+    pub throttles: Throttles,
     /// Where the network interfaces among them begin and end.
     nets: Range<usize>,
     /// Readable when a device has news.
@@ -94,7 +96,9 @@ impl Machine {
 
         let news = EventFd::new(EFD_NONBLOCK).map_err(|error| MachineError::Io("make an event", error))?;
         let live = LiveMemory::new(memory.clone());
-        let slots = devices::build(spec, descriptors, &live, room(spec, &vm, &live), &news)?;
+        let mut throttles = Throttles::default();
+        let parts = Parts { memory: &live, room: room(spec, &vm, &live), throttles: &mut throttles };
+        let slots = devices::build(spec, descriptors, parts, &news)?;
         let legacy = legacy(&vm, descriptors.take(spec.console)?)?;
         for (index, slot) in slots.iter().enumerate() {
             connect(&vm, index, slot).map_err(|error| MachineError::Kvm("connect a device", error))?;
@@ -123,7 +127,7 @@ impl Machine {
         let nets = disk_count..disk_count + spec.nets.len();
         // The last of the table.
         let mem = devices.last().filter(|_| spec.hotplug_mib > 0).cloned();
-        Ok(Self { vcpus, ending, devices, disk_count, nets, mem, news, _memory: live, _vm: vm })
+        Ok(Self { vcpus, ending, devices, disk_count, throttles, nets, mem, news, _memory: live, _vm: vm })
     }
 
     /// The n-th disk of the spec.

@@ -132,7 +132,7 @@ fn a_disk_is_filled_and_emptied_while_it_runs() {
     let mut vm = Setup { empty_disks: 2, ..setup(script) }.start();
     assert_eq!(vm.event(), Event::Running);
     vm.console.wait_for("serial disk-1 of 0");
-    assert_eq!(vm.give(Request::AttachDisk(1), &disk), Event::DiskAttached(1));
+    assert_eq!(vm.give(Request::AttachDisk { disk: 1, limits: None }, &disk), Event::DiskAttached(1));
     vm.console.wait_for("written");
     assert_eq!(vm.ask(Request::DetachDisk(1)), Event::DiskDetached(1));
     assert_eq!(vm.event(), Event::Ended(End::Reset), "{}", vm.console.text());

@@ -81,8 +81,8 @@ impl Setup {
             disks: self
                 .disks
                 .iter()
-                .map(|file| DiskSpec { file: Some(table.lay(file)), read_only: false })
-                .chain((0..self.empty_disks).map(|_| DiskSpec { file: None, read_only: false }))
+                .map(|file| DiskSpec { file: Some(table.lay(file)), read_only: false, limits: None })
+                .chain((0..self.empty_disks).map(|_| DiskSpec { file: None, read_only: false, limits: None }))
                 .collect(),
             nets: Vec::new(),
             filesystems: Vec::new(),

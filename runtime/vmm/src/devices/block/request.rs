@@ -5,7 +5,7 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_WRITE_ZEROES, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 };
 
-use super::{MAX_DATA_LEN, MAX_HOLE_SECTORS, MAX_HOLES, SECTOR_LEN};
+use super::{Cost, MAX_DATA_LEN, MAX_HOLE_SECTORS, MAX_HOLES, SECTOR_LEN};
 use crate::devices::virtqueue::{Buffers, Violation};
 
 /// Bytes of the string that identifies a disk.
@@ -76,6 +76,16 @@ impl<'m> Request<'m> {
             _ => return Err(Refusal::Unsupported),
         };
         Ok(Self { operation, data, answer })
+    }
+
+    /// What counts against limits, as with the kernel's: what is not of sectors is free, and a hole is a sector.
+    pub(super) fn cost(&self) -> Option<Cost> {
+        match self.operation {
+            Operation::Read(_) => Some(Cost::Read(self.answer.len())),
+            Operation::Write(_) => Some(Cost::Written(self.data.len())),
+            Operation::Discard(_) | Operation::WriteZeroes(_) => Some(Cost::Written(SECTOR_LEN as usize)),
+            Operation::Flush | Operation::Identify => None,
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 use std::{
     io::{Read, Seek, SeekFrom, Write},
     os::unix::fs::MetadataExt,
+    time::Duration,
 };
 
+use securectr_vmm::spec::IoLimits;
 use tempfile::tempfile;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
@@ -360,6 +362,79 @@ fn a_driver_that_is_not_ready_reads_what_is_there() {
     lay_in(&guest, &file()).unwrap();
     assert!(!was_told(&mut guest));
     assert_eq!(sectors(&guest), SECTORS);
+}
+
+fn throttled(file: &File, limits: IoLimits) -> Block {
+    disk(file, false).throttled(Some(Throttles::default().get(limits))).unwrap()
+}
+
+/// Gives the disk a read of so many sectors; where its status will be.
+fn give_read(guest: &mut Guest, count: u32) -> u64 {
+    let sent = guest.put(&header(VIRTIO_BLK_T_IN, 0));
+    let answer = guest.room(count * 512 + 1);
+    guest.give(REQUESTS, &[sent, Piece::Writable(answer, count * 512 + 1)]);
+    answer + u64::from(count * 512)
+}
+
+const READS: IoLimits =
+    IoLimits { device: (8, 0), read_bps: Some(10_240), write_bps: None, read_iops: None, write_iops: None };
+
+#[test]
+fn a_request_beyond_the_limits_waits_and_is_done_without_another_notification() {
+    let file = file();
+    let mut guest = Guest::ready(throttled(&file, READS));
+    let began = Instant::now();
+    for _ in 0..4 {
+        give_read(&mut guest, 2);
+    }
+    let mut done = 0;
+    while done < 4 {
+        assert!(guest.run(), "a disk that waits lets the others have their turn");
+        done += std::iter::from_fn(|| guest.used(REQUESTS)).count();
+    }
+    // The first at once, and each after the 1024 bytes before it.
+    assert!(began.elapsed() >= Duration::from_millis(300 - 100), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_disk_that_waits_can_be_reset_and_freed_and_emptied() {
+    let file = file();
+    let slow = IoLimits { read_bps: Some(1), ..READS };
+    let mut guest = Guest::ready(throttled(&file, slow));
+    for _ in 0..2 {
+        give_read(&mut guest, 1);
+        guest.run();
+    }
+    assert!(guest.used(REQUESTS).is_some() && guest.used(REQUESTS).is_none());
+    guest.negotiate(u64::MAX);
+    give_read(&mut guest, 1);
+    guest.run();
+    assert!(guest.used(REQUESTS).is_none(), "a reset pays nothing");
+    guest.transport.lock().unwrap().throttle(None).unwrap();
+    guest.run();
+    assert!(guest.used(REQUESTS).is_some());
+    let again = Throttles::default().get(slow);
+    guest.transport.lock().unwrap().throttle(Some(again)).unwrap();
+    for _ in 0..2 {
+        give_read(&mut guest, 1);
+    }
+    guest.run();
+    assert!(guest.used(REQUESTS).is_some() && guest.used(REQUESTS).is_none());
+    take_out(&guest);
+    guest.run();
+    assert!(guest.used(REQUESTS).is_some(), "it fails, and does not wait");
+}
+
+#[test]
+fn a_write_does_not_count_against_the_limit_of_reads() {
+    let file = file();
+    let mut guest = Guest::ready(throttled(&file, IoLimits { read_bps: Some(1), ..READS }));
+    give_read(&mut guest, 1);
+    guest.run();
+    assert!(guest.used(REQUESTS).is_some());
+    let write = [header(VIRTIO_BLK_T_OUT, 0), vec![1; 512]].concat();
+    assert_eq!(request(&mut guest, &write, 0).0, VIRTIO_BLK_S_OK);
+    assert_eq!(request(&mut guest, &header(VIRTIO_BLK_T_FLUSH, 0), 0).0, VIRTIO_BLK_S_OK);
 }
 
 #[test]
