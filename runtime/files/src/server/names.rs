@@ -9,11 +9,7 @@ use rustix::{
 };
 
 use super::{Outcome, Server, data};
-use crate::{
-    fuse::{Body, Reply, Request},
-    identity::Unprivileged,
-    inodes::Inode,
-};
+use crate::fuse::{Body, Reply, Request};
 
 impl Server {
     pub(super) fn read_link(&self, request: &Request<'_>, reply: &mut Reply) -> Outcome {
@@ -135,9 +131,11 @@ impl Server {
             // Somebody on the host was faster.
             Err(Errno::EXIST) if flags & OFlags::EXCL.bits() == 0 => {
                 let found = self.inodes.look_up(&parent, name)?;
-                let file = open_existing(&found.inode, access, kills).inspect_err(|_| {
+                let unprivileged = kills.then(|| self.unprivileged(request)).transpose()?;
+                let file = found.inode.open(access).inspect_err(|_| {
                     self.inodes.forget(found.node, 1);
                 })?;
+                drop(unprivileged);
                 (found, file)
             }
             Err(errno) => return Err(errno),
@@ -147,9 +145,4 @@ impl Server {
         reply.opened(self.handles.insert(file, found.node, found.inode), flags);
         Ok(())
     }
-}
-
-fn open_existing(inode: &Inode, access: OFlags, kills: bool) -> Result<std::os::fd::OwnedFd, Errno> {
-    let _unprivileged = kills.then(Unprivileged::become_one).transpose()?;
-    inode.open(access)
 }
