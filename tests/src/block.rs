@@ -1,4 +1,4 @@
-//! Block devices of the host, for tests: loop devices on files of a tmpfs.
+//! Block devices of the host, for tests: loop devices on files of a tmpfs, and file systems on them.
 
 use std::{
     fs::{self, File},
@@ -76,5 +76,38 @@ impl LoopDevice {
 impl Drop for LoopDevice {
     fn drop(&mut self) {
         let _ = Command::new("losetup").arg("--detach").arg(&self.path).status();
+    }
+}
+
+/// A mounted ext4 of its own, gone when this is dropped.
+pub struct Ext4 {
+    place: TempDir,
+    device: LoopDevice,
+}
+
+impl Ext4 {
+    pub fn mount(len: u64) -> Result<Self> {
+        let disk = Self { place: tempfile::tempdir()?, device: LoopDevice::with_ext4(len)? };
+        let mounted = Command::new("mount").arg(&disk.device.path).arg(disk.path()).status()?;
+        ensure!(mounted.success(), "mount: {mounted}");
+        Ok(disk)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.place.path()
+    }
+
+    /// What was read of the device so far, in bytes (Documentation/admin-guide/iostats.rst: the third field, in sectors).
+    pub fn read_bytes(&self) -> Result<u64> {
+        let name = self.device.path.file_name().context("a name")?;
+        let numbers = fs::read_to_string(Path::new("/sys/block").join(name).join("stat"))?;
+        let sectors: u64 = numbers.split_whitespace().nth(2).context("sectors")?.parse()?;
+        Ok(sectors * 512)
+    }
+}
+
+impl Drop for Ext4 {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.path()).status();
     }
 }

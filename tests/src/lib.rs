@@ -21,7 +21,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-pub use block::LoopDevice;
+pub use block::{Ext4, LoopDevice};
 pub use bridge::{fetch, load_bridge_modules};
 pub use bundle::Bundle;
 pub use containerd::{

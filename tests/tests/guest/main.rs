@@ -18,4 +18,5 @@ mod shares;
 mod stay;
 mod streams;
 mod terminal;
+mod volumes;
 mod work;
