@@ -16,6 +16,11 @@ impl User {
         Ok(Self { home: tempfile::tempdir()? })
     }
 
+    /// With a home below a directory.
+    pub fn new_in(directory: &Path) -> Result<Self> {
+        Ok(Self { home: tempfile::tempdir_in(directory)? })
+    }
+
     /// One who has the busybox image, by the name `box`.
     pub fn with_box() -> Result<Self> {
         let user = Self::new()?;

@@ -7,6 +7,7 @@ mod inside;
 mod install;
 mod join;
 mod limits;
+mod many;
 mod nat;
 mod network;
 mod options;
