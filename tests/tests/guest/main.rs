@@ -20,4 +20,5 @@ mod stay;
 mod streams;
 mod terminal;
 mod volumes;
+mod without_root;
 mod work;
