@@ -76,6 +76,7 @@ impl Server {
             opcode::RENAME => self.rename(request),
             opcode::RENAME2 => self.rename_with_flags(request),
             opcode::CREATE => self.create(request, reply),
+            opcode::TMPFILE => self.create_without_name(request, reply),
             opcode::OPEN => self.open(request, reply),
             opcode::READ => self.read(request, reply),
             opcode::WRITE => self.write(request, reply),

@@ -145,4 +145,22 @@ impl Server {
         reply.opened(self.handles.insert(file, found.node, found.inode), flags);
         Ok(())
     }
+
+    /// `struct fuse_create_in`, too; where it has a name, this one has something that says nothing. A link may give it one.
+    pub(super) fn create_without_name(&self, request: &Request<'_>, reply: &mut Reply) -> Outcome {
+        let mut body = request.body;
+        let (flags, mode) = (body.u32()?, body.u32()?);
+        let parent = self.changeable(request.node)?;
+        let access = data::access(flags);
+        let caller = self.caller(request);
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        let made = openat(&*parent, c".", access | OFlags::TMPFILE | OFlags::CLOEXEC, mode);
+        drop(caller);
+        let file = made?;
+        let found = self.inodes.look_up_open(&parent, &file)?;
+        found.tell(reply);
+        let flags = data::open_flags(&found.inode, access);
+        reply.opened(self.handles.insert(file, found.node, found.inode), flags);
+        Ok(())
+    }
 }

@@ -101,6 +101,16 @@ pub(crate) enum Change {
     LookAtHeld {
         slot: usize,
     },
+    /// O_TMPFILE
+    HoldWithoutName {
+        slot: usize,
+        directory: Name,
+        mode: u32,
+    },
+    NameHeld {
+        slot: usize,
+        path: Name,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -187,9 +197,11 @@ impl Change {
 
     fn of_held(random: &mut Random) -> Self {
         let slot = random.below(SLOTS) as usize;
-        match random.below(4) {
+        match random.below(7) {
             0 => Self::Hold { slot, path: name(random) },
-            1..=2 => Self::AppendToHeld { slot, len: random.of_any_size(12) as usize },
+            1 => Self::HoldWithoutName { slot, directory: name(random), mode: mode(random) },
+            2 => Self::NameHeld { slot, path: name(random) },
+            3..=4 => Self::AppendToHeld { slot, len: random.of_any_size(12) as usize },
             _ => Self::LookAtHeld { slot },
         }
     }

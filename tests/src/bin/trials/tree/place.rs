@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::Write,
-    os::unix::fs::FileExt,
+    os::{fd::AsRawFd, unix::fs::FileExt},
     path::{Path, PathBuf},
 };
 
@@ -44,9 +44,11 @@ impl Place {
     /// What it answers: words, or an error.
     pub(crate) fn perform(&mut self, change: &Change) -> Result<String> {
         match change {
-            Change::Hold { .. } | Change::AppendToHeld { .. } | Change::LookAtHeld { .. } => {
-                return self.with_held(change);
-            }
+            Change::Hold { .. }
+            | Change::HoldWithoutName { .. }
+            | Change::NameHeld { .. }
+            | Change::AppendToHeld { .. }
+            | Change::LookAtHeld { .. } => return self.with_held(change),
             Change::List { .. } | Change::Read { .. } | Change::ReadLink { .. } | Change::Look { .. } => {
                 return self.look(change);
             }
@@ -180,6 +182,19 @@ impl Place {
                     self.held.insert(*slot, file.into());
                 }
                 Ok(format!("{is_regular}"))
+            }
+            Change::HoldWithoutName { slot, directory, mode } => {
+                let flags = OFlags::RDWR | OFlags::APPEND | OFlags::TMPFILE;
+                let file: File = open(self.at(directory), flags, Mode::from_raw_mode(*mode))?.into();
+                let said = attributes(&fstat(&file)?);
+                self.held.insert(*slot, file);
+                Ok(said)
+            }
+            Change::NameHeld { slot, path } => {
+                let file = self.held.get(slot).ok_or(Errno::BADF)?;
+                let own_name = format!("/proc/self/fd/{}", file.as_raw_fd());
+                linkat(CWD, own_name, CWD, self.at(path), AtFlags::SYMLINK_FOLLOW)?;
+                Ok(attributes(&fstat(file)?))
             }
             Change::AppendToHeld { slot, len } => {
                 let mut file = self.held.get(slot).ok_or(Errno::BADF)?;
