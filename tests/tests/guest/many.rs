@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use securectr_tests::{Ext4, User, eventually, image, no_process_is_left};
 
 /// As many as run at once.
@@ -127,6 +127,6 @@ fn eight_containers_read_their_image_once_and_take_kilobytes_each_and_leave_noth
 /// Length of the only image's file, in bytes.
 fn image_of(store: &Path) -> Result<u64> {
     let images: Vec<_> = fs::read_dir(store.join("v1/images"))?.collect::<Result<_, _>>()?;
-    ensure!(images.len() == 1, "{images:?}");
-    Ok(fs::metadata(images[0].path().join("rootfs.erofs"))?.len())
+    let [image] = images.as_slice() else { bail!("not one image: {images:?}") };
+    Ok(fs::metadata(image.path().join("rootfs.erofs"))?.len())
 }

@@ -25,7 +25,7 @@ impl Ordinary {
     }
 
     fn call(&self, words: &[&str]) -> Result<Finished> {
-        Started::spawn(&mut self.world.on_host(&self.user.command(words)).current_dir("/"))?.finish(b"")
+        Started::spawn(self.world.on_host(&self.user.command(words)).current_dir("/"))?.finish(b"")
     }
 
     fn say(&self, words: &[&str]) -> Result<String> {

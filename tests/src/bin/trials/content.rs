@@ -1,6 +1,9 @@
 //! Random operations on one file by two processes in turn, each checked against a model in memory: after the idea of fsx.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    path::Path,
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -15,6 +18,7 @@ const ROUND: u64 = 50;
 
 /// Makes the file, and leaves it as the last step left it.
 pub(crate) fn run(path: &Path, seed: u64, count: u64) -> Result<()> {
+    File::create(path).with_context(|| format!("make {}", path.display()))?;
     let mut trial = Trial {
         workers: [Worker::start(path)?, Worker::start(path)?],
         model: Vec::new(),

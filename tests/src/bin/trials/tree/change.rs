@@ -46,11 +46,11 @@ pub(crate) enum Change {
         to: Name,
         how: RenameHow,
     },
-    ChangeMode {
+    SetMode {
         path: Name,
         mode: u32,
     },
-    ChangeOwner {
+    SetOwner {
         path: Name,
         uid: Option<u32>,
         gid: Option<u32>,
@@ -175,8 +175,8 @@ impl Change {
         let path = name(random);
         let id = |random: &mut Random| random.coin().then(|| random.below(3) as u32 * 1000);
         match random.below(6) {
-            0 => Self::ChangeMode { path, mode: mode(random) },
-            1 => Self::ChangeOwner { path, uid: id(random), gid: id(random), follow: random.coin() },
+            0 => Self::SetMode { path, mode: mode(random) },
+            1 => Self::SetOwner { path, uid: id(random), gid: id(random), follow: random.coin() },
             2 => {
                 let time = (random.below(900_000_000) as i64, random.below(1_000_000_000) as i64);
                 Self::SetTimes { path, modified: random.coin().then_some(time), follow: random.coin() }

@@ -52,8 +52,8 @@ impl Place {
             Change::List { .. } | Change::Read { .. } | Change::ReadLink { .. } | Change::Look { .. } => {
                 return self.look(change);
             }
-            Change::ChangeMode { .. }
-            | Change::ChangeOwner { .. }
+            Change::SetMode { .. }
+            | Change::SetOwner { .. }
             | Change::SetTimes { .. }
             | Change::SetXattr { .. }
             | Change::RemoveXattr { .. } => self.change_attributes(change)?,
@@ -121,10 +121,10 @@ impl Place {
 
     fn change_attributes(&self, change: &Change) -> Result<()> {
         match change {
-            Change::ChangeMode { path, mode } => {
+            Change::SetMode { path, mode } => {
                 chmodat(CWD, self.at(path), Mode::from_raw_mode(*mode), AtFlags::empty())
             }
-            Change::ChangeOwner { path, uid, gid, follow } => {
+            Change::SetOwner { path, uid, gid, follow } => {
                 let [uid, gid] = [uid, gid].map(|id| *id);
                 chownat(
                     CWD,
