@@ -30,7 +30,7 @@ pub use containerd::{
 pub use lan::Lan;
 pub use run::{Finished, Started, run, run_in, securectr};
 pub use terminal::Terminal;
-pub use user::User;
+pub use user::{ORDINARY_ID, User};
 pub use world::World;
 
 /// The top of the checkout.

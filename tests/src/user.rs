@@ -1,19 +1,49 @@
 //! Somebody who uses `securectr`, with a home and a store of their own.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, chown},
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::{Finished, Started, image, program};
 
+/// A user whom no system has.
+pub const ORDINARY_ID: u32 = 54_321;
+
 pub struct User {
     home: TempDir,
+    /// Of one who is not root: the user's and the group's ids.
+    ids: Option<(u32, u32)>,
 }
 
 impl User {
+    /// Root.
     pub fn new() -> Result<Self> {
-        Ok(Self { home: tempfile::tempdir()? })
+        Ok(Self { home: tempfile::tempdir()?, ids: None })
+    }
+
+    /// Root, with a home below a directory.
+    pub fn new_in(directory: &Path) -> Result<Self> {
+        Ok(Self { home: tempfile::tempdir_in(directory)?, ids: None })
+    }
+
+    /// One whom no system knows, with the group of those who may use KVM and no other.
+    pub fn ordinary() -> Result<Self> {
+        Self::ordinary_in_group(fs::metadata("/dev/kvm")?.gid())
+    }
+
+    pub fn ordinary_in_group(group: u32) -> Result<Self> {
+        let user = Self { home: tempfile::tempdir()?, ids: Some((ORDINARY_ID, group)) };
+        fs::create_dir(user.runtime())?;
+        for path in [user.home().to_owned(), user.runtime()] {
+            chown(path, Some(ORDINARY_ID), Some(group))?;
+        }
+        Ok(user)
     }
 
     /// One who has the busybox image, by the name `box`.
@@ -21,12 +51,8 @@ impl User {
         Self::new()?.having_box()
     }
 
-    /// The same with a home in this directory.
-    pub fn with_box_in(directory: &Path) -> Result<Self> {
-        Self { home: tempfile::tempdir_in(directory)? }.having_box()
-    }
-
-    fn having_box(self) -> Result<Self> {
+    /// The same person with that image.
+    pub fn having_box(self) -> Result<Self> {
         self.succeed(&["load", "-q", "-t", "box", &image("busybox")])?;
         Ok(self)
     }
@@ -35,8 +61,21 @@ impl User {
         self.home.path()
     }
 
+    /// What an ordinary one's sandboxes keep their state in.
+    pub fn runtime(&self) -> PathBuf {
+        self.home().join("runtime")
+    }
+
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(program("securectr"));
+        let mut command = match self.ids {
+            None => Command::new(program("securectr")),
+            Some((uid, gid)) => {
+                let mut command = Command::new("/usr/bin/setpriv");
+                command.args(["--reuid", &uid.to_string(), "--regid", &gid.to_string(), "--clear-groups"]);
+                command.arg(program("securectr")).env("XDG_RUNTIME_DIR", self.runtime()).current_dir("/");
+                command
+            }
+        };
         command.env("HOME", self.home()).env_remove("XDG_CONFIG_HOME").env_remove("DOCKER_CONFIG");
         command.arg("--store").arg(self.home().join("store")).args(words);
         command

@@ -36,14 +36,15 @@ impl Drop for Caller {
     }
 }
 
-/// While it lives, a change of a file's content by this thread clears the file's set-user-ID and set-group-ID bits.
+/// While it lives, a change of a file by this thread clears the file's set-user-ID and set-group-ID bits as one by a user of the
+/// guest does, who has no capabilities and is in one group.
 #[must_use]
-pub(crate) struct Unprivileged;
+pub(crate) struct Unprivileged(#[expect(dead_code, reason = "ends with it")] Caller);
 
 impl Unprivileged {
-    pub(crate) fn become_one() -> rustix::io::Result<Self> {
+    pub(crate) fn become_one(caller: Caller) -> rustix::io::Result<Self> {
         set(CAPABILITIES.difference(CapabilitySet::FSETID))?;
-        Ok(Self)
+        Ok(Self(caller))
     }
 }
 

@@ -18,7 +18,7 @@ use securectr_files::Owners;
 use crate::{
     fuse::{Reply, Request, opcode},
     handles::Handles,
-    identity::Caller,
+    identity::{Caller, Unprivileged},
     inodes::{Inode, Inodes, ROOT},
 };
 
@@ -76,6 +76,7 @@ impl Server {
             opcode::RENAME => self.rename(request),
             opcode::RENAME2 => self.rename_with_flags(request),
             opcode::CREATE => self.create(request, reply),
+            opcode::TMPFILE => self.create_without_name(request, reply),
             opcode::OPEN => self.open(request, reply),
             opcode::READ => self.read(request, reply),
             opcode::WRITE => self.write(request, reply),
@@ -114,6 +115,16 @@ impl Server {
     /// An inode that the guest may change: all but the directory of the shares.
     fn changeable(&self, node: u64) -> Result<Arc<Inode>, Errno> {
         if node == ROOT { Err(Errno::ROFS) } else { self.inodes.get(node) }
+    }
+
+    /// While the answer lives, set-user-ID and set-group-ID bits go as they do when the caller changes a file.
+    fn unprivileged(&self, request: &Request<'_>) -> Result<Unprivileged, Errno> {
+        Unprivileged::become_one(self.caller(request))
+    }
+
+    /// The same for requests that do not say whether the caller may leave these bits: root may.
+    fn unprivileged_unless_root(&self, request: &Request<'_>) -> Result<Option<Unprivileged>, Errno> {
+        (request.uid != 0).then(|| self.unprivileged(request)).transpose()
     }
 
     fn caller(&self, request: &Request<'_>) -> Caller {

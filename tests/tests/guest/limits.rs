@@ -55,7 +55,7 @@ fn time_of(user: &User, script: &str) -> Result<Duration> {
 #[test]
 fn a_device_with_limits_takes_its_time_and_what_was_written_stays() -> Result<()> {
     let store = Ext4::mount(96 << 20)?;
-    let user = User::with_box_in(store.path())?;
+    let user = User::new_in(store.path())?.having_box()?;
     let device = store.device.path.display();
     let (bytes, requests) = (format!("{device}:512k"), format!("{device}:20"));
     let limits = ["--device-write-bps", &bytes, "--device-write-iops", &requests];

@@ -53,7 +53,7 @@ fn with_nginx() -> Result<User> {
 }
 
 /// A page, from the host or from the world.
-fn page(address: &str) -> impl FnOnce() -> Result<String> + Send + 'static {
+pub(crate) fn page(address: &str) -> impl FnOnce() -> Result<String> + Send + 'static {
     let address = address.to_owned();
     move || {
         let address: SocketAddr = address.parse()?;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use securectr_sandbox::StateRoot;
 
 use super::{args::Rename, make};
 use crate::{
@@ -64,6 +65,8 @@ pub(crate) fn remove(name: &str, force: bool, global: &Global) -> Result<()> {
             bail!("container {name} is {}: stop it first, or use --force", record.status.name());
         }
         record.end()?;
+        // A killed monitor has left its machine's state, which goes as soon as anybody looks there.
+        let _ = StateRoot::open();
     }
     take_away(&listed.located.place()?, &Journal::of(&paths::store(global)?))?;
     Copies::of(global)?.remove(&listed.located.id)

@@ -10,7 +10,6 @@ use rustix::{
 use super::{Outcome, Server};
 use crate::{
     fuse::{Body, Reply, Request},
-    identity::Unprivileged,
     inodes::Inode,
 };
 
@@ -70,6 +69,12 @@ impl Change {
         (uid.is_some() || gid.is_some()).then_some((uid, gid))
     }
 
+    /// By chown(2) to nobody else, and when a file is about to be changed by one who may not leave set-user-ID bits: the guest's
+    /// kernel wants them to go, and does not say so.
+    fn is_of_nothing(&self) -> bool {
+        !self.has(MODE | UID | GID | SIZE | ATIME | MTIME)
+    }
+
     fn times(&self) -> Option<Timestamps> {
         let time = |(seconds, nanoseconds): (u64, u32), set, now| {
             let (tv_sec, tv_nsec) = if self.has(now) {
@@ -113,11 +118,15 @@ impl Server {
             let mode = Mode::from_raw_mode(change.mode & 0o7777);
             chmodat(CWD, inode.own_name(), mode, AtFlags::empty())?;
         }
+        if change.is_of_nothing() {
+            self.clear_set_id_bits(&inode, request)?;
+        }
         if let Some((uid, gid)) = change.owner() {
+            let _unprivileged = self.unprivileged_unless_root(request)?;
             chownat(&*inode, c"", uid, gid, AtFlags::EMPTY_PATH)?;
         }
         if change.has(SIZE) {
-            self.resize(&inode, request.node, &change)?;
+            self.resize(&inode, request, &change)?;
         }
         if let Some(times) = change.times() {
             utimensat(&*inode, c"", &times, AtFlags::EMPTY_PATH)?;
@@ -125,10 +134,19 @@ impl Server {
         tell_attributes(&inode, reply)
     }
 
-    fn resize(&self, inode: &Inode, node: u64, change: &Change) -> Outcome {
-        let _unprivileged = change.has(KILL_SUIDGID).then(Unprivileged::become_one).transpose()?;
+    /// Who neither owns the file nor is root may not, by chown(2); and what they are about to change, the change itself clears.
+    fn clear_set_id_bits(&self, inode: &Inode, request: &Request<'_>) -> Outcome {
+        if request.uid != 0 && request.uid != inode.attributes()?.stx_uid {
+            return Ok(());
+        }
+        let _unprivileged = self.unprivileged_unless_root(request)?;
+        chownat(inode, c"", None, None, AtFlags::EMPTY_PATH)
+    }
+
+    fn resize(&self, inode: &Inode, request: &Request<'_>, change: &Change) -> Outcome {
+        let _unprivileged = change.has(KILL_SUIDGID).then(|| self.unprivileged(request)).transpose()?;
         if change.has(HANDLE) {
-            ftruncate(&*self.handles.get(change.handle, node)?, change.size)
+            ftruncate(&*self.handles.get(change.handle, request.node)?, change.size)
         } else {
             ftruncate(inode.open(OFlags::WRONLY | OFlags::NONBLOCK)?, change.size)
         }

@@ -9,7 +9,6 @@ use super::{Outcome, Server, session::MAX_DATA_LEN};
 use crate::{
     fuse::{Reply, Request},
     handles::Handle,
-    identity::Unprivileged,
     inodes::Inode,
 };
 
@@ -50,7 +49,7 @@ impl Server {
         let access = access(body.u32()?);
         let kills = body.u32()? & KILL_SUIDGID != 0;
         let inode = self.inodes.get(request.node)?;
-        let unprivileged = kills.then(Unprivileged::become_one).transpose()?;
+        let unprivileged = kills.then(|| self.unprivileged(request)).transpose()?;
         let file = inode.open(access)?;
         drop(unprivileged);
         let flags = open_flags(&inode, access);
@@ -86,7 +85,8 @@ impl Server {
         body.skip_u32()?;
         let data = body.data(len)?;
         let handle = self.handles.get(handle, request.node)?;
-        let _unprivileged = (how & WRITE_KILL_SUIDGID != 0).then(Unprivileged::become_one).transpose()?;
+        let kills = how & WRITE_KILL_SUIDGID != 0;
+        let _unprivileged = kills.then(|| self.unprivileged(request)).transpose()?;
         let appends = flags.contains(OFlags::APPEND) && how & WRITE_CACHE == 0;
         let written = if appends { append(&handle, data)? } else { pwrite(&*handle, data, offset)? };
         // At most MAX_MESSAGE_LEN.
@@ -114,6 +114,7 @@ impl Server {
         let handle = self.handles.get(body.u64()?, request.node)?;
         let (offset, len, mode) = (body.u64()?, body.u64()?, body.u32()?);
         let mode = FallocateFlags::from_bits(mode).ok_or(Errno::OPNOTSUPP)?;
+        let _unprivileged = self.unprivileged_unless_root(request)?;
         fallocate(&*handle, mode, offset, len)
     }
 
@@ -142,6 +143,7 @@ impl Server {
         let to = self.handles.get(body.u64()?, node)?;
         let mut to_offset = body.u64()?;
         let len = usize::try_from(body.u64()?).unwrap_or(usize::MAX).min(MAX_COPY_LEN);
+        let _unprivileged = self.unprivileged_unless_root(request)?;
         let copied = copy_file_range(&*from, Some(&mut offset), &*to, Some(&mut to_offset), len)?;
         // At most MAX_COPY_LEN.
         reply.u32(copied as u32);

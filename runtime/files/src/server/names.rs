@@ -9,11 +9,7 @@ use rustix::{
 };
 
 use super::{Outcome, Server, data};
-use crate::{
-    fuse::{Body, Reply, Request},
-    identity::Unprivileged,
-    inodes::Inode,
-};
+use crate::fuse::{Body, Reply, Request};
 
 impl Server {
     pub(super) fn read_link(&self, request: &Request<'_>, reply: &mut Reply) -> Outcome {
@@ -135,9 +131,11 @@ impl Server {
             // Somebody on the host was faster.
             Err(Errno::EXIST) if flags & OFlags::EXCL.bits() == 0 => {
                 let found = self.inodes.look_up(&parent, name)?;
-                let file = open_existing(&found.inode, access, kills).inspect_err(|_| {
+                let unprivileged = kills.then(|| self.unprivileged(request)).transpose()?;
+                let file = found.inode.open(access).inspect_err(|_| {
                     self.inodes.forget(found.node, 1);
                 })?;
+                drop(unprivileged);
                 (found, file)
             }
             Err(errno) => return Err(errno),
@@ -147,9 +145,22 @@ impl Server {
         reply.opened(self.handles.insert(file, found.node, found.inode), flags);
         Ok(())
     }
-}
 
-fn open_existing(inode: &Inode, access: OFlags, kills: bool) -> Result<std::os::fd::OwnedFd, Errno> {
-    let _unprivileged = kills.then(Unprivileged::become_one).transpose()?;
-    inode.open(access)
+    /// `struct fuse_create_in`, too; where it has a name, this one has something that says nothing. A link may give it one.
+    pub(super) fn create_without_name(&self, request: &Request<'_>, reply: &mut Reply) -> Outcome {
+        let mut body = request.body;
+        let (flags, mode) = (body.u32()?, body.u32()?);
+        let parent = self.changeable(request.node)?;
+        let access = data::access(flags);
+        let caller = self.caller(request);
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        let made = openat(&*parent, c".", access | OFlags::TMPFILE | OFlags::CLOEXEC, mode);
+        drop(caller);
+        let file = made?;
+        let found = self.inodes.look_up_open(&parent, &file)?;
+        found.tell(reply);
+        let flags = data::open_flags(&found.inode, access);
+        reply.opened(self.handles.insert(file, found.node, found.inode), flags);
+        Ok(())
+    }
 }

@@ -1,6 +1,9 @@
 //! What a kernel asks.
 
-use std::{fs, os::unix::fs::symlink};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+};
 
 use rustix::io::Errno;
 use securectr_files::Request;
@@ -122,4 +125,21 @@ fn a_link_is_told_and_never_followed() {
         }
     }
     assert_eq!(client.beside(), "secret");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_change_of_nothing_takes_set_id_bits_and_leaves_directories_alone() {
+    let mut client = Client::start();
+    fs::write(client.host_path("program"), "").unwrap();
+    fs::create_dir(client.host_path("directory")).unwrap();
+    let share = client.share();
+    for (name, expected) in [("program", 0o755), ("directory", 0o6755)] {
+        fs::set_permissions(client.host_path(name), fs::Permissions::from_mode(0o6755)).unwrap();
+        let node = client.look_up(share, name).unwrap();
+        let attributes = client.ask(4, node, &[0; 88]).unwrap();
+        // `struct fuse_attr_out`: the mode is 60 bytes behind 16.
+        assert_eq!(u32_at(&attributes, 16 + 60) & 0o7777, expected, "{name}");
+        assert_eq!(fs::metadata(client.host_path(name)).unwrap().permissions().mode() & 0o7777, expected);
+    }
 }

@@ -71,6 +71,7 @@ fn the_directory_of_the_shares_cannot_be_changed() {
     let requests = [
         (9, ROOT, [words(&[0o755, 0]), string("new")].concat()),
         (35, ROOT, [words(&[2, 0o100_644, 0, 0]), string("new")].concat()),
+        (51, ROOT, [words(&[2, 0o100_644, 0, 0]), string("/")].concat()),
         (11, ROOT, string("share")),
         (12, ROOT, rename.clone()),
         (12, share, rename),
