@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use securectr_tests::{Finished, Ext4, Started, User, image, program};
+use securectr_tests::{Ext4, Finished, Started, User, image, program};
 
 /// Somebody with a directory that is `/w` in containers.
 struct Desk {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use securectr_tests::{Finished, Ext4, Started, checkout, image, program};
+use securectr_tests::{Ext4, Finished, Started, checkout, image, program};
 
 /// Runs `true` in an image, with a store that has seen no other.
 fn run_from(reference: &str) -> Result<Finished> {

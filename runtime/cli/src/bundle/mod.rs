@@ -304,7 +304,7 @@ mod tests {
             |mount: &&oci_spec::runtime::Mount| mount.options().iter().flatten().any(|option| option == "ro");
         let mounts = spec.mounts().as_ref().unwrap();
         let read_only: Vec<_> = mounts.iter().filter(is_read_only).map(|mount| mount.destination()).collect();
-        assert_eq!(read_only, [std::path::Path::new("/data")]);
+        assert_eq!(read_only, [Path::new("/data")]);
         assert!(mounts.iter().any(|mount| mount.typ().as_deref() == Some("devtmpfs")));
     }
 
