@@ -79,7 +79,10 @@ impl Accounts {
             resolved.gid = self.group(group)?;
         }
         for group in more_groups {
-            resolved.additional_gids.push(self.group(group)?);
+            let gid = self.group(group)?;
+            if !resolved.additional_gids.contains(&gid) {
+                resolved.additional_gids.push(gid);
+            }
         }
         Ok(resolved)
     }
@@ -156,6 +159,7 @@ mod tests {
             accounts().resolve("web", &more).map(|user| user.additional_gids)
         };
         assert_eq!(groups(&["disk", "4000"]), Ok(vec![29, 44, 6, 4000]));
+        assert_eq!(groups(&["audio", "4000", "4000"]), Ok(vec![29, 44, 4000]), "each once");
         assert_eq!(groups(&["ghost"]), Err(ResolveUserError::NoGroup("ghost".into())));
     }
 

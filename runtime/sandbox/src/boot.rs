@@ -21,6 +21,7 @@ use crate::{
     agent::{Agent, AgentError},
     console,
     files::{FileServer, FilesError},
+    io_limits,
     network::Network,
     state::Record,
     undo::Undo,
@@ -90,6 +91,30 @@ impl Table {
         self.0.push(fd.into());
         // Fewer descriptors than an i32 can count are laid.
         Fd(number as i32)
+    }
+}
+
+/// The files behind a sandbox's disks.
+#[derive(Debug, Default)]
+pub struct Disks {
+    /// The container's root as EROFS.
+    pub image: Option<File>,
+    /// An empty ext4 file system, for [`Writable::Disk`](crate::Writable::Disk).
+    pub writable: Option<File>,
+    /// What both may do in a second.
+    pub io_limits: Vec<IoLimits>,
+}
+
+impl Disks {
+    /// As the guest names them.
+    pub(crate) fn in_order(self) -> io::Result<Vec<BootDisk>> {
+        let image = self.image.into_iter().map(|file| (file, true));
+        let writable = self.writable.into_iter().map(|file| (file, false));
+        let disks = image.chain(writable).map(|(file, read_only)| {
+            let limits = io_limits::of_disk(&self.io_limits, &file.metadata()?);
+            Ok(BootDisk { file, read_only, limits })
+        });
+        disks.collect()
     }
 }
 

@@ -47,7 +47,7 @@ mod vmm;
 pub use addition::{Addition, Job, Parcel};
 pub use agent::AgentError;
 pub use anchor::Anchor;
-pub use boot::{BootError, Host};
+pub use boot::{BootError, Disks, Host};
 pub use config::{Config, ConfigError};
 pub use control::{CpuStats, IoStats, MemoryStats, PidsStats, Stats};
 pub use devices::{BlockDevice, DeviceError, DeviceSource, MAX_BLOCK_DEVICES};
@@ -72,7 +72,7 @@ pub use plan::{
 pub use pod::{PodPlan, Scope};
 pub use process::{Exit, KillError, Phase, Process, StartError};
 pub use program::find_program;
-pub use sandbox::{Disks, ExitStatus, LaunchFailure, OomKilled, ProcessName, Reach, Sandbox, SandboxError};
+pub use sandbox::{ExitStatus, LaunchFailure, OomKilled, ProcessName, Reach, Sandbox, SandboxError};
 /// An option of a bind mount in a spec, ours: if its source is empty, it gets what the root has at its destination.
 pub use securectr_protocol::COPY_UP;
 /// An annotation of a spec, ours: "true" for a container whose first process is an init that needs nothing of its image.

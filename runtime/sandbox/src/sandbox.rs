@@ -1,6 +1,6 @@
 //! A running sandbox: containers are created, started and waited for in it. Dropping it ends the machine and undoes its start.
 
-use std::{fs::File, future::Future, io, time::Duration};
+use std::{future::Future, io, time::Duration};
 
 use securectr_protocol::agent::{
     self, CreateRequest, Empty, ExecRequest, ProcessId, Rootfs, Stdio,
@@ -10,12 +10,11 @@ use thiserror::Error;
 use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
-    Addition, AgentError, BootError, ContainerPlan, End, GivenFile, Host, IoLimits, MachinePlan, MemoryError,
+    Addition, AgentError, BootError, ContainerPlan, End, GivenFile, Host, MachinePlan, MemoryError,
     NetworkError, PodPlan, SandboxId, Streams, StreamsWanted, Writable,
     agent::Agent,
-    boot::{self, BootDisk, Booted},
+    boot::{self, Booted, Disks},
     devices::{DeviceError, Places},
-    io_limits,
     room::Room,
     shares::{self, ShareError},
     stdio,
@@ -370,30 +369,6 @@ pub enum Reach {
 /// Whether the guest's kernel killed a process of the container for want of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OomKilled(pub bool);
-
-/// The files behind a sandbox's disks.
-#[derive(Debug, Default)]
-pub struct Disks {
-    /// The container's root as EROFS.
-    pub image: Option<File>,
-    /// An empty ext4 file system, for [`Writable::Disk`].
-    pub writable: Option<File>,
-    /// What both may do in a second.
-    pub io_limits: Vec<IoLimits>,
-}
-
-impl Disks {
-    /// As the guest names them.
-    fn in_order(self) -> io::Result<Vec<BootDisk>> {
-        let image = self.image.into_iter().map(|file| (file, true));
-        let writable = self.writable.into_iter().map(|file| (file, false));
-        let disks = image.chain(writable).map(|(file, read_only)| {
-            let limits = io_limits::of_disk(&self.io_limits, &file.metadata()?);
-            Ok(BootDisk { file, read_only, limits })
-        });
-        disks.collect()
-    }
-}
 
 fn file(given: &GivenFile) -> agent::File {
     let content = given.content.clone().into_bytes();

@@ -7,9 +7,11 @@ use securectr_tests::{Finished, User};
 use crate::docker::docker;
 
 /// What is otherwise on purpose, by its command, and why.
-const DIFFERENT: [(&str, &str); 2] = [
+const DIFFERENT: [(&str, &str); 4] = [
     ("run --rm box cat /proc/sys/kernel/osrelease", "the container has a kernel of its own"),
     ("exec web nosuch", "127 as with run, where Docker 20 has 126 for exec"),
+    ("exec -u ghost web true", "1 as with any refusal: no program was looked for, which 126 is about"),
+    ("top web", "the container's own pids, and users by number"),
 ];
 
 /// A line each, as a shell takes it: words in single quotes are one. What a line says that ends with braces is an id, and not compared.
@@ -24,6 +26,8 @@ run --rm -e A=1 -e B box sh -c 'echo $A $B'
 run --rm -w /tmp box pwd
 run --rm -u 1000:1001 box sh -c 'id -u; id -g'
 run --rm --user root box id -u
+run --rm --privileged --userns host box sh -c 'mkdir /sys/fs/cgroup/x && rmdir /sys/fs/cgroup/x && mount -t tmpfs none /tmp'
+run --rm --userns private box true
 run --rm --hostname h1 box hostname
 run --rm --read-only box touch /x
 run --rm --tmpfs /t:size=1m box sh -c 'df -k /t | tail -n 1 | awk \"{ print \\$2 }\"'
@@ -41,7 +45,7 @@ run --rm --security-opt no-new-privileges box grep NoNewPrivs /proc/self/status
 run --rm --oom-score-adj 7 box cat /proc/self/oom_score_adj
 run --memory 1k box true
 run --no-such-option box true
-run -d --name web --label tier=front box sh -c 'trap \"exit 7\" TERM; echo up; while :; do sleep 0.1; done' {}
+run -d --name web --label tier=front --log-opt max-size=64k --log-opt max-file=2 box sh -c 'trap \"exit 7\" TERM; echo up; while :; do sleep 0.1; done' {}
 run -d --name web box true
 ps --format {{.Names}}
 ps --filter label=tier=front --format '{{.Names}} {{.Image}}'
@@ -50,10 +54,31 @@ inspect -f '{{.Name}} {{.State.Running}} {{json .Args}}' web
 exec web echo inside
 exec -e C=2 web sh -c 'echo $C'
 exec -w /tmp web pwd
+inspect -f {{.HostConfig.LogConfig.Type}} web
 exec -u 5:6 web sh -c 'id -u; id -g'
+exec -u www-data web sh -c 'id -u; id -g; echo $HOME'
+exec -u user:audio web id -G
+exec -u ghost web true
 exec web sh -c 'exit 4'
 exec web nosuch
 exec web sh -c 'echo kept >/file'
+diff web
+top web
+cp web:/nosuch /tmp
+cp /nosuch web:/tmp
+cp /etc/hostname web:/nowhere/
+cp web:/file /nowhere/
+cp /etc/fstab web:/tmp/copied
+cp /etc web:/file
+cp web:/etc/passwd /tmp/habits-passwd
+exec web sh -c 'test -f /tmp/copied'
+commit -m why -c 'ENV MADE=1' web made:1 {}
+run --rm made:1 sh -c 'cat /file; echo $MADE'
+image inspect -f '{{json .Config.Cmd}} {{.Comment}}' made:1
+rmi made:1 {}
+update --restart on-failure web
+inspect -f {{.HostConfig.RestartPolicy.Name}} web
+update --restart no web
 logs web
 logs --tail 1 web
 pause web
@@ -88,6 +113,8 @@ run --rm --mount type=volume,source=data,target=/e box cat /e/file
 volume ls -q
 volume rm data
 volume rm data
+run --rm -v fresh:/usr/sbin box sh -c 'ls /usr/sbin | wc -l'
+volume rm fresh
 images --format {{.Repository}}:{{.Tag}} box
 tag box other:1
 images --format {{.Repository}}:{{.Tag}} other
