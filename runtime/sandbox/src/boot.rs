@@ -8,6 +8,7 @@ use std::{
         unix::net::{UnixListener, UnixStream as StdUnixStream},
     },
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use nix::{fcntl::OFlag, unistd::pipe2};
@@ -65,6 +66,10 @@ fn advice(error: &io::Error) -> &'static str {
 fn namespace_advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => "this kernel keeps user namespaces from this user",
+        // user_namespaces(7): ENOSPC
+        io::ErrorKind::StorageFull => {
+            "this user may not have so many user namespaces: raise user.max_user_namespaces"
+        }
         _ => "the kernel refused its namespaces",
     }
 }
@@ -133,7 +138,11 @@ pub(crate) async fn boot(
     disks: Vec<BootDisk>,
 ) -> Result<Booted, BootError> {
     let mut undo = Undo::default();
-    let state = host.state.create(id)?;
+    let state = Arc::new(host.state.create(id)?);
+    undo.push({
+        let state = Arc::clone(&state);
+        move || state.remove()
+    });
     let vsock = state.vsock_path();
     let listener =
         UnixListener::bind(&vsock).map_err(|error| BootError::Descriptor("vsock socket", error))?;
@@ -151,14 +160,12 @@ pub(crate) async fn boot(
         None => None,
     };
     let vmm = Vmm::start(&host.installation.vmm, equipment).await.map_err(BootError::Vmm)?;
-    let recorded = state.write_record(&Record {
+    state.write_record(&Record {
         id,
         monitor_pid: std::process::id(),
         vmm_pid: vmm.pid(),
         files_pid: files.as_ref().map(FileServer::pid),
-    });
-    undo.push(move || state.remove());
-    recorded?;
+    })?;
     rpc.set_nonblocking(true).map_err(|error| BootError::Descriptor("agent connection", error))?;
     let rpc = UnixStream::from_std(rpc).map_err(|error| BootError::Descriptor("agent connection", error))?;
     let agent = tokio::select! {

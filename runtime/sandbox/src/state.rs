@@ -60,7 +60,7 @@ pub(crate) struct Record<'a> {
 pub(crate) struct StateDir {
     path: PathBuf,
     root: StateRoot,
-    lock: Flock<File>,
+    _lock: Flock<File>,
 }
 
 impl StateRoot {
@@ -120,7 +120,7 @@ impl StateRoot {
             Err(error) => return Err(io_error("make the sandbox's directory", &path)(error)),
         }
         match try_lock(&path) {
-            Ok(Some(lock)) => Ok(StateDir { path, root: self.clone(), lock }),
+            Ok(Some(lock)) => Ok(StateDir { path, root: self.clone(), _lock: lock }),
             Ok(None) => Err(StateError::NameInUse(id.clone())),
             Err(error) => Err(io_error("lock the sandbox's directory", &path)(error)),
         }
@@ -155,10 +155,9 @@ impl StateDir {
     }
 
     /// Gives the name free. A failure leaves a leftover, which the next [`StateRoot::open`] removes.
-    pub(crate) fn remove(self) {
-        let exclusive = self.root.lock();
-        let removed = fs::remove_dir_all(&self.path);
-        drop((removed, self.lock, exclusive));
+    pub(crate) fn remove(&self) {
+        let _exclusive = self.root.lock();
+        let _ = fs::remove_dir_all(&self.path);
     }
 }
 
@@ -186,7 +185,7 @@ mod tests {
         let root = StateRoot::open_at(place.path().join("s")).unwrap();
         let living = root.create(&id("living")).unwrap();
         // A process that is killed loses its lock and leaves its directory.
-        let StateDir { path: dead, lock, .. } = root.create(&id("dead")).unwrap();
+        let StateDir { path: dead, _lock: lock, .. } = root.create(&id("dead")).unwrap();
         drop(lock);
         StateRoot::open_at(place.path().join("s")).unwrap();
         assert!(living.path.exists() && !dead.exists());

@@ -8,7 +8,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use securectr_tests::{
-    Finished, ORDINARY_ID, Started, User, World, eventually, image, no_process_is_left, registry::Registry,
+    Finished, ORDINARY_ID, Started, User, World, eventually, image, no_process_is_left, program,
+    registry::Registry,
 };
 
 use crate::nat::page;
@@ -181,9 +182,24 @@ fn what_is_missing_is_named_with_what_to_do_about_it() -> Result<()> {
         &finish(run(&[]).env_remove("XDG_RUNTIME_DIR"))?,
         "XDG_RUNTIME_DIR is not set: without root, sandboxes keep their state there",
     );
+    // In a user namespace that may have none below it.
+    let mut bounded = Command::new("unshare");
+    let script = "echo 0 >/proc/sys/user/max_user_namespaces && exec \"$0\" \"$@\"";
+    bounded.args(["--user", "--map-root-user", "sh", "-c", script]).arg(program("securectr"));
+    let store = tempfile::tempdir()?;
+    bounded.arg("--store").arg(store.path()).args(["run", &busybox, "true"]);
+    let finished = finish(&mut bounded)?;
+    ensure!(
+        finished.code == 125 && finished.err().contains("raise user.max_user_namespaces"),
+        "{finished:?}"
+    );
     let stranger = User::ordinary_in_group(ORDINARY_ID)?;
     stranger.succeed(&["load", "-q", "-t", "box", &busybox])?;
     told(&stranger.call(&["run", "box", "true"])?, "open /dev/kvm: join the group kvm, or run as root");
+    for user in [&user, &stranger] {
+        let left = fs::read_dir(user.runtime().join("securectr"))?.count();
+        ensure!(left == 0, "a start that failed has left its state");
+    }
     let checked = stranger.call(&["check"])?;
     ensure!(checked.code == 1 && checked.out().contains("join the group kvm"), "{checked:?}");
     Ok(())
