@@ -132,7 +132,7 @@ fn settle(held: Held, id: &SandboxId, report: &Report) {
     match held.settle() {
         Ok(0) => {}
         Ok(count) => report.warning(&format!(
-            "{count} changes in private copies: securectr diff {id} shows them, then apply or discard"
+            "changes in private copies: {count} (securectr diff {id} shows them, then apply or discard)"
         )),
         Err(error) => report.error(&error),
     }
