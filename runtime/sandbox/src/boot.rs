@@ -13,7 +13,7 @@ use std::{
 
 use nix::{fcntl::OFlag, unistd::pipe2};
 use securectr_protocol::{RPC_PORT, SHARED_TAG};
-use securectr_vmm::spec::{DialOut, DiskSpec, Fd, FsSpec, VmSpec, VsockSpec};
+use securectr_vmm::spec::{DialOut, DiskSpec, Fd, FsSpec, Memory, Start, VmSpec, VsockSpec};
 use thiserror::Error;
 use tokio::net::UnixStream;
 
@@ -216,9 +216,12 @@ fn equip(
     table.lay(vmm_control);
     let spec = VmSpec {
         kvm: table.lay(open_kvm()?),
-        kernel: table.lay(open_part("guest kernel", &host.installation.kernel)?),
-        initramfs: table.lay(open_part("guest image", &host.installation.initramfs)?),
-        command_line: plan.command_line.clone(),
+        start: Start::Boot {
+            kernel: table.lay(open_part("guest kernel", &host.installation.kernel)?),
+            initramfs: table.lay(open_part("guest image", &host.installation.initramfs)?),
+            command_line: plan.command_line.clone(),
+        },
+        memory: Memory::Anonymous,
         memory_mib: plan.memory_mib,
         hotplug_mib: plan.hotplug_mib,
         vcpu_count: plan.most_vcpu_count,
@@ -243,6 +246,7 @@ fn equip(
             listener: table.lay(listener),
             dial_out: vec![DialOut { port: RPC_PORT, stream: table.lay(vmm_rpc) }],
         },
+        saved_to: None,
     };
     let console = console::drain(console_reader, host.echo_console)
         .map_err(|error| BootError::Descriptor("console", error))?;

@@ -318,6 +318,7 @@ async fn last_event(control: UnixStream, said: &Said) -> Option<Event> {
                 event @ (Event::Running
                 | Event::Paused
                 | Event::Resumed
+                | Event::Saved
                 | Event::NetAttached
                 | Event::VcpusAllowed(_)
                 | Event::DiskAttached(_)

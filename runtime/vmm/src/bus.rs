@@ -6,7 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use securectr_vmm::control::End;
 
-use crate::{arch, devices::Mmio, legacy::Legacy};
+use crate::{
+    arch,
+    devices::Mmio,
+    legacy::{Legacy, SerialState},
+};
 
 /// The registers of one device. `offset` is within them; `data` is as wide as the guest chose, hostile in both.
 pub(crate) trait Window: Send {
@@ -56,6 +60,10 @@ impl Bus {
     /// Answers with the end that the guest has asked for, if it has.
     pub(crate) fn write_port(&self, port: u16, data: &[u8]) -> Option<End> {
         lock(&self.legacy).write(port, data)
+    }
+
+    pub(crate) fn serial_state(&self) -> SerialState {
+        lock(&self.legacy).serial_state()
     }
 
     fn window(&self, address: u64) -> Option<(&Mutex<dyn Window>, u64)> {

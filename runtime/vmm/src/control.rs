@@ -16,6 +16,11 @@ pub enum Request {
     Pause,
     /// Lets the vCPUs run on; answered by [`Event::Resumed`].
     Resume,
+    /// Stops all vCPUs, and writes what the machine is to [`VmSpec::saved_to`]; answered by [`Event::Saved`]. The machine stays as it
+    /// is until [`Request::Resume`].
+    ///
+    /// [`VmSpec::saved_to`]: crate::spec::VmSpec::saved_to
+    Save,
     /// Gives the n-th network interface of the spec, which has none, its tap: the descriptor that comes with the line
     /// (SCM_RIGHTS of unix(7)). Answered by [`Event::NetAttached`].
     AttachNet(u8),
@@ -46,6 +51,7 @@ pub enum Event {
     Running,
     Paused,
     Resumed,
+    Saved,
     NetAttached,
     DiskAttached(u8),
     DiskDetached(u8),

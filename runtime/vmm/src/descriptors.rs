@@ -25,7 +25,10 @@ pub(crate) enum DescriptorError {
 
 impl Descriptors {
     pub(crate) fn named_by(spec: &VmSpec) -> Result<Self, DescriptorError> {
-        let mut untaken: Vec<Fd> = vec![spec.kvm, spec.kernel, spec.initramfs, spec.console];
+        let mut untaken: Vec<Fd> = vec![spec.kvm, spec.console];
+        untaken.extend(spec.start.fds());
+        untaken.extend(spec.memory.fd());
+        untaken.extend(spec.saved_to);
         untaken.extend(spec.disks.iter().filter_map(|disk| disk.file));
         untaken.extend(spec.nets.iter().filter_map(|net| net.wire.map(Wire::fd)));
         untaken.extend(spec.filesystems.iter().map(|filesystem| filesystem.server));
@@ -61,17 +64,16 @@ pub(crate) fn control() -> Result<OwnedFd, DescriptorError> {
 
 #[cfg(test)]
 mod tests {
-    use securectr_vmm::spec::{DialOut, DiskSpec, FsSpec, VsockSpec};
+    use securectr_vmm::spec::{DialOut, DiskSpec, FsSpec, Memory, Start, VsockSpec};
 
     use super::*;
 
     fn spec(disk: i32) -> VmSpec {
         VmSpec {
             kvm: Fd(4),
-            kernel: Fd(5),
-            initramfs: Fd(6),
-            command_line: String::new(),
+            start: Start::Boot { kernel: Fd(5), initramfs: Fd(6), command_line: String::new() },
             memory_mib: 64,
+            memory: Memory::Anonymous,
             hotplug_mib: 0,
             vcpu_count: 1,
             allowed_vcpu_count: 1,
@@ -80,6 +82,7 @@ mod tests {
             nets: Vec::new(),
             filesystems: vec![FsSpec { tag: "t".to_owned(), server: Fd(11) }],
             vsock: VsockSpec { listener: Fd(1_000_000), dial_out: vec![DialOut { port: 1, stream: Fd(9) }] },
+            saved_to: None,
         }
     }
 

@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use crate::{
     devices::{AttachError, Mmio, News, ResizeError},
-    machine::Machine,
+    machine::{Machine, SaveError},
     memory::MIB,
     parent::{Parent, ParentError},
     vcpu::VcpuError,
@@ -31,6 +31,8 @@ pub(crate) enum LoopError {
     Device(String),
     #[error("stop or start the vCPUs")]
     Vcpu(#[from] VcpuError),
+    #[error("save the machine")]
+    Save(#[from] SaveError),
     #[error("the machine has no network interface {0}")]
     NoSuchNet(u8),
     #[error("the machine has no disk {0}")]
@@ -132,6 +134,10 @@ impl EventLoop {
                 Request::Resume => {
                     self.machine.vcpus.run()?;
                     Event::Resumed
+                }
+                Request::Save => {
+                    self.machine.save()?;
+                    Event::Saved
                 }
                 Request::AttachNet(index) => {
                     self.attach_net(index, parent)?;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use securectr_vmm::control::End;
+use serde::{Deserialize, Serialize};
 use vm_superio::{Serial, Trigger, serial::NoEvents};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -20,6 +21,50 @@ const RESET: u8 = 0xfe;
 /// Its status: the last command was taken. Otherwise Linux waits for it before a reset.
 const CONTROLLER_READY: u8 = 0;
 
+/// The serial line's registers. Nothing comes in by it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SerialState {
+    divisor: [u8; 2],
+    interrupt_enable: u8,
+    interrupt_identification: u8,
+    line: [u8; 2],
+    modem: [u8; 2],
+    scratch: u8,
+}
+
+impl From<&vm_superio::SerialState> for SerialState {
+    fn from(state: &vm_superio::SerialState) -> Self {
+        Self {
+            divisor: [state.baud_divisor_low, state.baud_divisor_high],
+            interrupt_enable: state.interrupt_enable,
+            interrupt_identification: state.interrupt_identification,
+            line: [state.line_control, state.line_status],
+            modem: [state.modem_control, state.modem_status],
+            scratch: state.scratch,
+        }
+    }
+}
+
+impl From<&SerialState> for vm_superio::SerialState {
+    fn from(state: &SerialState) -> Self {
+        let [baud_divisor_low, baud_divisor_high] = state.divisor;
+        let [line_control, line_status] = state.line;
+        let [modem_control, modem_status] = state.modem;
+        Self {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable: state.interrupt_enable,
+            interrupt_identification: state.interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch: state.scratch,
+            in_buffer: Vec::new(),
+        }
+    }
+}
+
 pub(crate) struct Legacy {
     serial: Serial<Interrupt, NoEvents, Console>,
 }
@@ -29,6 +74,17 @@ impl Legacy {
     pub(crate) fn new(console: OwnedFd) -> io::Result<Self> {
         let interrupt = Interrupt(EventFd::new(EFD_NONBLOCK)?);
         Ok(Self { serial: Serial::new(interrupt, Console(console.into())) })
+    }
+
+    /// As [`new`](Self::new), with the serial line as it was saved.
+    pub(crate) fn restored(console: OwnedFd, state: &SerialState) -> Result<Self, io::Error> {
+        let interrupt = Interrupt(EventFd::new(EFD_NONBLOCK)?);
+        let serial = Serial::from_state(&state.into(), interrupt, NoEvents, Console(console.into()));
+        Ok(Self { serial: serial.map_err(|error| io::Error::other(error.to_string()))? })
+    }
+
+    pub(crate) fn serial_state(&self) -> SerialState {
+        (&self.serial.state()).into()
     }
 
     pub(crate) fn serial_interrupt(&self) -> &EventFd {

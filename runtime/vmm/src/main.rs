@@ -49,7 +49,7 @@ fn run(parent: &mut Parent) -> Result<(), Box<dyn Error>> {
     let machine = Machine::build(&spec, &mut descriptors)?;
     // The process's end takes the machine apart, vCPUs first: faster than by hand, and while they may still run.
     let mut event_loop = ManuallyDrop::new(EventLoop::new(machine, parent)?);
-    seccomp::main_filter()?.install()?;
+    seccomp::main_filter(spec.saved_to.is_some())?.install()?;
     Ok(event_loop.run(parent)?)
 }
 

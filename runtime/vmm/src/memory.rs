@@ -10,13 +10,17 @@ mod chunks;
 mod sys;
 
 use std::{
+    fs::File,
     io,
     sync::{Arc, PoisonError, RwLock},
 };
 
 use kvm_ioctls::VmFd;
 use thiserror::Error;
-use vm_memory::{GuestMemoryBackend, mmap::FromRangesError};
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryBackend, GuestRegionMmap,
+    mmap::{FromRangesError, MmapRegionBuilder, MmapRegionError},
+};
 
 pub(crate) use self::chunks::{CHUNK_LEN, Chunks, Room};
 use crate::arch;
@@ -54,14 +58,55 @@ impl LiveMemory {
     }
 }
 
-/// Maps the memory of a guest; no page of it is backed yet.
-pub(crate) fn allocate(memory_mib: u32) -> Result<GuestMemory, MemoryError> {
+/// What a guest's memory is made of.
+pub(crate) enum Backing {
+    /// No page of it is backed yet.
+    Anonymous,
+    /// What is written is in the file.
+    Shared(File),
+    /// What is written is not.
+    Private(File),
+}
+
+/// Maps the memory of a guest.
+pub(crate) fn allocate(memory_mib: u32, backing: Backing) -> Result<GuestMemory, MemoryError> {
     let ranges = arch::memory_ranges(u64::from(memory_mib) * MIB);
-    let memory = GuestMemory::from_ranges(&ranges).map_err(|error| MemoryError::Map(memory_mib, error))?;
+    let memory = match backing {
+        Backing::Anonymous => GuestMemory::from_ranges(&ranges),
+        Backing::Shared(file) => mapped(&ranges, file, libc::MAP_SHARED),
+        Backing::Private(file) => mapped(&ranges, file, libc::MAP_PRIVATE),
+    };
+    let memory = memory.map_err(|error| MemoryError::Map(memory_mib, error))?;
     for region in memory.iter() {
         sys::keep_out_of_core_dumps(region).map_err(MemoryError::CoreDump)?;
     }
     Ok(memory)
+}
+
+/// The ranges lie behind each other in the file, which has all of them: what is mapped beyond its end kills who touches it.
+fn mapped(
+    ranges: &[(GuestAddress, usize)],
+    file: File,
+    flags: libc::c_int,
+) -> Result<GuestMemory, FromRangesError> {
+    let file_len = file.metadata().map_err(MmapRegionError::Mmap)?.len();
+    let file = Arc::new(file);
+    let mut start = 0;
+    let mut regions = Vec::new();
+    for &(address, len) in ranges {
+        let offset = FileOffset::from_arc(Arc::clone(&file), start);
+        start += len as u64;
+        if start > file_len {
+            return Err(MmapRegionError::MappingPastEof.into());
+        }
+        let region = MmapRegionBuilder::new(len)
+            .with_file_offset(offset)
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(flags | libc::MAP_NORESERVE)
+            .build()?;
+        regions.push(GuestRegionMmap::new(region, address).ok_or(FromRangesError::InvalidGuestRegion)?);
+    }
+    Ok(GuestMemory::from_regions(regions)?)
 }
 
 /// Makes each region a memslot of the VM. The memory must live as long as the VM's vCPUs run.
@@ -70,4 +115,43 @@ pub(crate) fn give_to_vm(vm: &VmFd, memory: &GuestMemory) -> Result<(), MemoryEr
         sys::set_memslot(vm, slot, region).map_err(|error| MemoryError::Memslot(slot, error))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use vm_memory::Bytes;
+
+    use super::*;
+
+    const PLACE: GuestAddress = GuestAddress(0x5000);
+
+    fn file() -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(2 * MIB).unwrap();
+        file
+    }
+
+    fn written(backing: impl FnOnce(File) -> Backing) -> ([u8; 4], u64) {
+        let file = file();
+        file.write_all_at(b"seen", PLACE.0 + 8).unwrap();
+        let memory = allocate(2, backing(file.try_clone().unwrap())).unwrap();
+        assert_eq!(memory.read_obj::<[u8; 4]>(GuestAddress(PLACE.0 + 8)).unwrap(), *b"seen");
+        memory.write_slice(b"said", PLACE).unwrap();
+        let mut found = [0; 4];
+        file.read_exact_at(&mut found, PLACE.0).unwrap();
+        (found, file.metadata().unwrap().len())
+    }
+
+    #[test]
+    fn a_shared_file_has_what_the_guest_writes_and_a_private_one_has_not() {
+        assert_eq!(written(Backing::Shared), (*b"said", 2 * MIB));
+        assert_eq!(written(Backing::Private), ([0; 4], 2 * MIB));
+    }
+
+    #[test]
+    fn a_file_that_is_shorter_than_the_memory_is_refused() {
+        assert!(matches!(allocate(3, Backing::Private(file())), Err(MemoryError::Map(3, _))));
+    }
 }

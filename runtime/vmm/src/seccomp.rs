@@ -12,6 +12,18 @@ use crate::devices;
 const KVM_RUN: u32 = 0xae80;
 const KVM_KVMCLOCK_CTRL: u32 = 0xaead;
 const KVM_GET_REGS: u32 = 0x8090_ae81;
+const KVM_GET_MP_STATE: u32 = 0x8004_ae98;
+const KVM_GET_SREGS: u32 = 0x8138_ae83;
+const KVM_GET_XSAVE: u32 = 0x9000_aea4;
+const KVM_GET_XCRS: u32 = 0x8188_aea6;
+const KVM_GET_DEBUGREGS: u32 = 0x8080_aea1;
+const KVM_GET_LAPIC: u32 = 0x8400_ae8e;
+const KVM_GET_MSRS: u32 = 0xc008_ae88;
+const KVM_GET_VCPU_EVENTS: u32 = 0x8040_ae9f;
+
+/// The same on a VM.
+const KVM_GET_IRQCHIP: u32 = 0xc208_ae62;
+const KVM_GET_CLOCK: u32 = 0x8030_ae7c;
 
 const MAIN: &[Row] = &[
     (libc::SYS_epoll_wait, &[]),
@@ -35,6 +47,21 @@ const MAIN: &[Row] = &[
     (libc::SYS_exit_group, &[]),
 ];
 
+/// Of a machine that can be saved, beside: what KVM knows of it.
+const SAVED_MAIN: &[Row] =
+    &[(libc::SYS_ioctl, &[Check::Is(1, KVM_GET_IRQCHIP)]), (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_CLOCK)])];
+
+const SAVED_VCPU: &[Row] = &[
+    (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_MP_STATE)]),
+    (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_SREGS)]),
+    (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_XSAVE)]),
+    (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_XCRS)]),
+    (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_DEBUGREGS)]),
+    (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_LAPIC)]),
+    (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_MSRS)]),
+    (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_VCPU_EVENTS)]),
+];
+
 const VCPU: &[Row] = &[
     (libc::SYS_ioctl, &[Check::Is(1, KVM_RUN)]),
     (libc::SYS_ioctl, &[Check::Is(1, KVM_KVMCLOCK_CTRL)]),
@@ -44,12 +71,14 @@ const VCPU: &[Row] = &[
     (libc::SYS_rt_sigreturn, &[]),
 ];
 
-pub(crate) fn main_filter() -> Result<Filter, SeccompError> {
-    compile("main", &[COMMON, MAIN], devices::SYSCALLS.iter().flat_map(|(_, syscalls)| *syscalls))
+pub(crate) fn main_filter(can_be_saved: bool) -> Result<Filter, SeccompError> {
+    let saved = if can_be_saved { SAVED_MAIN } else { &[] };
+    compile("main", &[COMMON, MAIN, saved], devices::SYSCALLS.iter().flat_map(|(_, syscalls)| *syscalls))
 }
 
-pub(crate) fn vcpu_filter() -> Result<Filter, SeccompError> {
-    compile("vCPU", &[COMMON, VCPU], devices::VCPU_SYSCALLS)
+pub(crate) fn vcpu_filter(can_be_saved: bool) -> Result<Filter, SeccompError> {
+    let saved = if can_be_saved { SAVED_VCPU } else { &[] };
+    compile("vCPU", &[COMMON, VCPU, saved], devices::VCPU_SYSCALLS)
 }
 
 #[cfg(test)]
@@ -96,7 +125,7 @@ mod tests {
     #[test]
     #[ignore = "ends its process"]
     fn yields_on_the_main_thread() {
-        main_filter().unwrap().install().unwrap();
+        main_filter(false).unwrap().install().unwrap();
         thread::yield_now();
         process::abort();
     }
@@ -104,7 +133,7 @@ mod tests {
     #[test]
     #[ignore = "ends its process"]
     fn yields_on_a_vcpus_thread() {
-        vcpu_filter().unwrap().install().unwrap();
+        vcpu_filter(false).unwrap().install().unwrap();
         thread::yield_now();
         process::abort();
     }
@@ -112,14 +141,14 @@ mod tests {
     #[test]
     #[ignore = "ends its process"]
     fn asks_for_its_parent_on_the_main_thread() {
-        main_filter().unwrap().install().unwrap();
+        main_filter(false).unwrap().install().unwrap();
         let _ = parent_id();
     }
 
     #[test]
     #[ignore = "ends its process"]
     fn opens_a_file_on_a_vcpus_thread() {
-        vcpu_filter().unwrap().install().unwrap();
+        vcpu_filter(false).unwrap().install().unwrap();
         let _ = fs::read("/dev/null");
     }
 
@@ -127,7 +156,7 @@ mod tests {
     #[ignore = "ends its process"]
     fn panics_on_the_main_thread() {
         panic::set_hook(Box::new(|_| process::abort()));
-        main_filter().unwrap().install().unwrap();
+        main_filter(false).unwrap().install().unwrap();
         panic!();
     }
 
@@ -135,13 +164,13 @@ mod tests {
     #[ignore = "ends its process"]
     fn panics_on_a_vcpus_thread() {
         panic::set_hook(Box::new(|_| process::abort()));
-        vcpu_filter().unwrap().install().unwrap();
+        vcpu_filter(false).unwrap().install().unwrap();
         panic!();
     }
 
     #[test]
     fn a_row_without_conditions_stands_alone() {
-        for table in [[COMMON, MAIN].concat(), [COMMON, VCPU].concat()] {
+        for table in [[COMMON, MAIN, SAVED_MAIN].concat(), [COMMON, VCPU, SAVED_VCPU].concat()] {
             let free: Vec<c_long> =
                 table.iter().filter(|(_, checks)| checks.is_empty()).map(|&(syscall, _)| syscall).collect();
             let all = |wanted| table.iter().filter(|&&(syscall, _)| syscall == wanted).count();

@@ -26,7 +26,12 @@ use vmm_sys_util::{
     signal::{Killable, SIGRTMIN, register_signal_handler},
 };
 
-use crate::{bus::Bus, seccomp, vcpu::run::Vcpu};
+use crate::{
+    arch::{StateError, VcpuState},
+    bus::Bus,
+    seccomp,
+    vcpu::run::Vcpu,
+};
 
 /// A vCPU's thread runs shallow code; what a thread does not touch of its stack costs nothing.
 const STACK_LEN: usize = 256 * 1024;
@@ -47,21 +52,26 @@ pub(crate) enum VcpuError {
     Thread(usize, #[source] io::Error),
     #[error("confine the thread of a vCPU")]
     Seccomp(#[source] SeccompError),
+    #[error("save a vCPU")]
+    Save(#[source] StateError),
     #[error("a vCPU does not answer")]
     Silent(#[source] RecvTimeoutError),
 }
 
-/// What a vCPU may be told. It answers each with [`Answer::Done`].
+/// What a vCPU may be told. It answers each with [`Answer::Done`], but for the last.
 #[derive(Clone, Copy, Debug)]
 enum Command {
     Run,
     Pause,
+    /// To one that is paused.
+    Save,
 }
 
 #[derive(Debug)]
 enum Answer {
     Done,
     Failed(SeccompError),
+    Saved(Result<Box<VcpuState>, StateError>),
 }
 
 /// The guest's end, said once, by whoever sees it first.
@@ -106,15 +116,17 @@ struct Thread {
 }
 
 impl Vcpus {
-    /// Starts the threads, each confined by its own filter when this returns.
+    /// Starts the threads, each confined by its own filter when this returns. Those of a machine that can be saved know which MSRs to
+    /// save.
     pub(crate) fn start(
         fds: Vec<VcpuFd>,
         allowed: u8,
         bus: &Arc<Bus>,
         ending: &Arc<Ending>,
+        saved_msrs: Option<Arc<[u32]>>,
     ) -> Result<Self, VcpuError> {
         register_signal_handler(SIGRTMIN(), sys::on_signal).map_err(VcpuError::Signal)?;
-        let filter = Arc::new(seccomp::vcpu_filter().map_err(VcpuError::Seccomp)?);
+        let filter = Arc::new(seccomp::vcpu_filter(saved_msrs.is_some()).map_err(VcpuError::Seccomp)?);
         let (answer, answers) = mpsc::channel();
         let threads = Vec::with_capacity(fds.len());
         let mut vcpus = Self { threads, allowed: allowed.into(), are_running: false, answers };
@@ -122,7 +134,8 @@ impl Vcpus {
             let page =
                 KvmRunWrapper::mmap_from_fd(&fd, RUN_LEN).map_err(|error| VcpuError::Map(index, error))?;
             let (commands, inbox) = mpsc::channel();
-            let vcpu = Vcpu { fd, bus: Arc::clone(bus), ending: Arc::clone(ending) };
+            let saved_msrs = saved_msrs.clone().unwrap_or_default();
+            let vcpu = Vcpu { fd, bus: Arc::clone(bus), ending: Arc::clone(ending), saved_msrs };
             let (answer, filter) = (answer.clone(), Arc::clone(&filter));
             let body = move || match filter.install() {
                 Ok(()) => {
@@ -150,6 +163,21 @@ impl Vcpus {
     pub(crate) fn pause(&mut self) -> Result<(), VcpuError> {
         self.are_running = false;
         self.tell(0..self.allowed, Command::Pause)
+    }
+
+    /// What each is, in their order; they are paused.
+    pub(crate) fn save(&mut self) -> Result<Vec<VcpuState>, VcpuError> {
+        let mut states = Vec::with_capacity(self.threads.len());
+        for thread in &self.threads {
+            // A thread ends only with the process.
+            let _ = thread.commands.send(Command::Save);
+            match self.answers.recv_timeout(PATIENCE).map_err(VcpuError::Silent)? {
+                Answer::Saved(state) => states.push(*state.map_err(VcpuError::Save)?),
+                Answer::Failed(error) => return Err(VcpuError::Seccomp(error)),
+                Answer::Done => return Err(VcpuError::Silent(RecvTimeoutError::Disconnected)),
+            }
+        }
+        Ok(states)
     }
 
     /// Lets so many run, and never fewer than before: a guest that waits for a vCPU which has stopped would hang. Returns how many
@@ -180,7 +208,8 @@ impl Vcpus {
     fn gather(&self, count: usize) -> Result<(), VcpuError> {
         for _ in 0..count {
             match self.answers.recv_timeout(PATIENCE).map_err(VcpuError::Silent)? {
-                Answer::Done => {}
+                // A state is waited for where it is asked for.
+                Answer::Done | Answer::Saved(_) => {}
                 Answer::Failed(error) => return Err(VcpuError::Seccomp(error)),
             }
         }

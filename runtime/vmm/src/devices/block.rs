@@ -327,11 +327,11 @@ impl VirtioDevice for Block {
         serde_json::to_value(state).map_err(StateError::Device)
     }
 
-    /// The guest has read capacity and features: the new disk must be like the old one.
+    /// The guest has read capacity and features: the new disk must be like the old one, unless that was empty.
     fn restore(&mut self, state: &serde_json::Value) -> Result<(), StateError> {
         let state = BlockState::deserialize(state).map_err(StateError::Device)?;
         StateError::unless_format(state.format, FORMAT)?;
-        if state.sectors != self.sectors {
+        if state.sectors != 0 && state.sectors != self.sectors {
             return Err(StateError::Differs("disk size"));
         }
         if state.read_only != self.read_only {

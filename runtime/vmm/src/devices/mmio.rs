@@ -23,7 +23,7 @@ use virtio_bindings::{
 };
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-pub(crate) use self::state::StateError;
+pub(crate) use self::state::{MmioState, StateError};
 use self::{
     negotiation::{Negotiation, Step},
     queues::Queues,

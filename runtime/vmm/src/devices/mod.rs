@@ -24,7 +24,7 @@ use self::virtqueue::{Violation, Virtqueue};
 pub(crate) use self::{
     block::{SharedThrottle, Throttles},
     mem::IOCTL as MEM_IOCTL,
-    mmio::{Mmio, StateError},
+    mmio::{Mmio, MmioState, StateError},
     net::IOCTLS as NET_IOCTLS,
 };
 use crate::{

@@ -8,8 +8,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use kvm_ioctls::{IoEventAddress, VcpuFd, VmFd};
-use securectr_vmm::spec::{HOTPLUG_CHUNK_MIB, VmSpec};
+use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
+use securectr_vmm::spec::{HOTPLUG_CHUNK_MIB, Memory, Start, VmSpec};
 use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -19,10 +19,11 @@ use crate::{
     descriptors::{DescriptorError, Descriptors},
     devices::{self, DeviceError, DeviceSlot, Mmio, Parts, Throttles},
     legacy::Legacy,
-    memory::{self, LiveMemory, MIB, MemoryError, Room},
+    memory::{self, Backing, GuestMemory, LiveMemory, MIB, MemoryError, Room},
     vcpu::{Ending, VcpuError, Vcpus},
 };
 
+mod state;
 mod sys;
 
 /// Where a driver writes the number of a queue that it has filled (VirtIO 1.2, section 4.2.2, QueueNotify).
@@ -61,7 +62,14 @@ pub(crate) enum MachineError {
     Cpu(#[from] CpuError),
     #[error("start the vCPUs")]
     Vcpu(#[from] VcpuError),
+    #[error("see which MSRs are to be saved")]
+    Msrs(#[source] arch::StateError),
+    #[error("restore the machine")]
+    Restore(#[from] RestoreError),
 }
+
+pub(crate) use state::SaveError;
+use state::{MachineState, RestoreError};
 
 /// A machine whose vCPUs are there and paused.
 pub(crate) struct Machine {
@@ -78,19 +86,22 @@ pub(crate) struct Machine {
     pub news: EventFd,
     /// By which memory comes and goes.
     pub mem: Option<Arc<Mutex<Mmio>>>,
+    bus: Arc<Bus>,
+    /// Of a machine that can be saved.
+    saved_to: Option<File>,
     /// The vCPUs run in this memory: it goes after them.
     _memory: LiveMemory,
-    _vm: Arc<VmFd>,
+    vm: Arc<VmFd>,
 }
 
 impl Machine {
-    /// Builds what the spec asks for and lays the kernel into its memory.
+    /// Builds what the spec asks for, and lays the kernel into its memory or makes it what was saved.
     pub(crate) fn build(spec: &VmSpec, descriptors: &mut Descriptors) -> Result<Self, MachineError> {
         check_bounds(spec)?;
         let kvm = sys::kvm(descriptors.take(spec.kvm)?);
         let vm = kvm.create_vm().map_err(|error| MachineError::Kvm("create the VM", error))?;
         let vm = Arc::new(vm);
-        let memory = memory::allocate(spec.memory_mib)?;
+        let memory = memory::allocate(spec.memory_mib, backing(spec.memory, descriptors)?)?;
         memory::give_to_vm(&vm, &memory)?;
         arch::prepare_vm(&vm).map_err(|error| MachineError::Kvm("set up the interrupt chips", error))?;
 
@@ -99,35 +110,45 @@ impl Machine {
         let mut throttles = Throttles::default();
         let parts = Parts { memory: &live, room: room(spec, &vm, &live), throttles: &mut throttles };
         let slots = devices::build(spec, descriptors, parts, &news)?;
-        let legacy = legacy(&vm, descriptors.take(spec.console)?)?;
+        let origin = Origin::of(&spec.start, descriptors)?;
+        let legacy = legacy(&vm, descriptors.take(spec.console)?, &origin)?;
         for (index, slot) in slots.iter().enumerate() {
             connect(&vm, index, slot).map_err(|error| MachineError::Kvm("connect a device", error))?;
         }
 
-        let image = BootImage {
-            kernel: File::from(descriptors.take(spec.kernel)?),
-            initramfs: File::from(descriptors.take(spec.initramfs)?),
-        };
-        let entry = arch::load(&memory, image, &spec.command_line, spec.vcpu_count, slots.len())?;
-        let template = CpuTemplate::new(&kvm, spec.vcpu_count)?;
-        let fds = (0..spec.vcpu_count)
-            .map(|index| {
-                let vcpu = create_vcpu(&vm, index)?;
-                template.set_up(&vcpu, index, entry)?;
-                Ok(vcpu)
-            })
-            .collect::<Result<Vec<VcpuFd>, MachineError>>()?;
-
         let devices: Vec<Arc<Mutex<Mmio>>> = slots.into_iter().map(|slot| slot.transport).collect();
+        let vcpus =
+            (0..spec.vcpu_count).map(|index| create_vcpu(&vm, index)).collect::<Result<Vec<_>, _>>()?;
+        let template = CpuTemplate::new(&kvm, spec.vcpu_count)?;
+        // Before the vCPUs have threads, which end with the process alone.
+        match origin {
+            Origin::Kernel(image) => boot(&memory, image, (&vcpus, devices.len()), &template)?,
+            Origin::Saved(state) => state.put_into(&vm, &vcpus, &devices, &template)?,
+        }
         let windows = devices.iter().map(|device| Arc::clone(device) as Arc<Mutex<dyn Window>>).collect();
         let bus = Arc::new(Bus::new(legacy, windows));
         let ending = Arc::new(Ending::new().map_err(|error| MachineError::Io("make an event", error))?);
-        let vcpus = Vcpus::start(fds, spec.allowed_vcpu_count, &bus, &ending)?;
+        let saved_to = spec.saved_to.map(|fd| descriptors.take(fd)).transpose()?.map(File::from);
+        let msrs = saved_to.is_some().then(|| saved_msrs(&kvm)).transpose()?;
+        let vcpus = Vcpus::start(vcpus, spec.allowed_vcpu_count, &bus, &ending, msrs)?;
         let disk_count = spec.disks.len();
         let nets = disk_count..disk_count + spec.nets.len();
         // The last of the table.
         let mem = devices.last().filter(|_| spec.hotplug_mib > 0).cloned();
-        Ok(Self { vcpus, ending, devices, disk_count, throttles, nets, mem, news, _memory: live, _vm: vm })
+        Ok(Self {
+            vcpus,
+            ending,
+            devices,
+            disk_count,
+            throttles,
+            nets,
+            news,
+            mem,
+            bus,
+            saved_to,
+            _memory: live,
+            vm,
+        })
     }
 
     /// The n-th disk of the spec.
@@ -139,6 +160,54 @@ impl Machine {
     pub(crate) fn net(&self, index: u8) -> Option<&Arc<Mutex<Mmio>>> {
         self.devices.get(self.nets.clone())?.get(usize::from(index))
     }
+}
+
+/// What a machine is made of, beside its parts.
+enum Origin {
+    Kernel(BootImage),
+    Saved(Box<MachineState>),
+}
+
+impl Origin {
+    fn of(start: &Start, descriptors: &mut Descriptors) -> Result<Self, MachineError> {
+        Ok(match start {
+            Start::Boot { kernel, initramfs, command_line } => Self::Kernel(BootImage {
+                kernel: File::from(descriptors.take(*kernel)?),
+                initramfs: File::from(descriptors.take(*initramfs)?),
+                command_line: command_line.clone(),
+            }),
+            Start::Restore { state } => {
+                Self::Saved(Box::new(MachineState::read(File::from(descriptors.take(*state)?))?))
+            }
+        })
+    }
+}
+
+fn backing(memory: Memory, descriptors: &mut Descriptors) -> Result<Backing, MachineError> {
+    Ok(match memory {
+        Memory::Anonymous => Backing::Anonymous,
+        Memory::Shared(fd) => Backing::Shared(File::from(descriptors.take(fd)?)),
+        Memory::Private(fd) => Backing::Private(File::from(descriptors.take(fd)?)),
+    })
+}
+
+/// The first vCPU is to begin with the kernel, which finds so many devices; the others wait.
+fn boot(
+    memory: &GuestMemory,
+    image: BootImage,
+    (vcpus, device_count): (&[VcpuFd], usize),
+    template: &CpuTemplate,
+) -> Result<(), MachineError> {
+    // The spec's number fits.
+    let entry = arch::load(memory, image, vcpus.len() as u8, device_count)?;
+    for (index, vcpu) in (0..).zip(vcpus) {
+        template.set_up(vcpu, index, entry)?;
+    }
+    Ok(())
+}
+
+fn saved_msrs(kvm: &Kvm) -> Result<Arc<[u32]>, MachineError> {
+    Ok(arch::msr_numbers(kvm).map_err(MachineError::Msrs)?.into())
 }
 
 fn check_bounds(spec: &VmSpec) -> Result<(), MachineError> {
@@ -169,8 +238,12 @@ fn room(spec: &VmSpec, vm: &Arc<VmFd>, memory: &LiveMemory) -> Option<Room> {
     (spec.hotplug_mib > 0).then(|| Room::new(vm, memory, start))
 }
 
-fn legacy(vm: &VmFd, console: OwnedFd) -> Result<Legacy, MachineError> {
-    let legacy = Legacy::new(console).map_err(|error| MachineError::Io("set up the serial line", error))?;
+fn legacy(vm: &VmFd, console: OwnedFd, origin: &Origin) -> Result<Legacy, MachineError> {
+    let legacy = match origin {
+        Origin::Kernel { .. } => Legacy::new(console),
+        Origin::Saved(state) => Legacy::restored(console, &state.serial),
+    };
+    let legacy = legacy.map_err(|error| MachineError::Io("set up the serial line", error))?;
     vm.register_irqfd(legacy.serial_interrupt(), arch::SERIAL_GSI)
         .map_err(|error| MachineError::Kvm("connect the serial line", error))?;
     Ok(legacy)

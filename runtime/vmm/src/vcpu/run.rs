@@ -9,12 +9,13 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use securectr_vmm::control::End;
 
 use super::{Answer, Command, Ending, sys};
-use crate::bus::Bus;
+use crate::{arch::VcpuState, bus::Bus};
 
 pub(super) struct Vcpu {
     pub fd: VcpuFd,
     pub bus: Arc<Bus>,
     pub ending: Arc<Ending>,
+    pub saved_msrs: Arc<[u32]>,
 }
 
 /// Why [`Vcpu::run`] has returned.
@@ -28,7 +29,11 @@ impl Vcpu {
     pub(super) fn serve(mut self, commands: &Receiver<Command>, answers: &Sender<Answer>) {
         let mut command = commands.recv();
         while let Ok(current) = command {
-            if answers.send(Answer::Done).is_err() {
+            let answer = match current {
+                Command::Run | Command::Pause => Answer::Done,
+                Command::Save => Answer::Saved(VcpuState::of(&self.fd, &self.saved_msrs).map(Box::new)),
+            };
+            if answers.send(answer).is_err() {
                 return;
             }
             if let Command::Run = current {

@@ -42,7 +42,7 @@ fn archive(directory: &Path, names: &str) -> Vec<u8> {
     cpio.wait_with_output().unwrap().stdout
 }
 
-fn setup(script: &str) -> Setup {
+pub(crate) fn setup(script: &str) -> Setup {
     let kernel = File::open(KERNEL).expect("make guest builds it");
     // Without a node for the console in the archive, the script opens what devtmpfs has.
     let script = format!(

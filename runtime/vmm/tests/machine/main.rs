@@ -9,3 +9,4 @@ mod linux;
 mod parent;
 mod pauses;
 mod refusals;
+mod saved;

@@ -17,7 +17,7 @@ use std::{
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use securectr_vmm::{
     control::{Event, Request},
-    spec::{DiskSpec, Fd, VmSpec, VsockSpec},
+    spec::{DiskSpec, Fd, Memory, Start, VmSpec, VsockSpec},
 };
 
 /// Far more than anything here takes, in an emulated host too.
@@ -39,8 +39,46 @@ pub(crate) struct Setup {
     pub disks: Vec<File>,
     /// Behind those.
     pub empty_disks: usize,
+    /// It goes on where this one was saved: kernel, initramfs and command line are of no use then.
+    pub restored: Option<Saved>,
+    /// It is to be saved there.
+    pub saved: Option<Saved>,
     /// Start it in a user and a pid namespace of its own, as it demands.
     pub namespaces: bool,
+}
+
+/// A machine on its way through files without names.
+pub(crate) struct Saved {
+    memory: File,
+    state: File,
+}
+
+impl Saved {
+    pub(crate) fn new(memory_mib: u32) -> Self {
+        let memory = tempfile::tempfile().unwrap();
+        memory.set_len(u64::from(memory_mib) << 20).unwrap();
+        Self { memory, state: tempfile::tempfile().unwrap() }
+    }
+
+    /// The same files.
+    pub(crate) fn same(&self) -> Self {
+        Self { memory: self.memory.try_clone().unwrap(), state: self.state.try_clone().unwrap() }
+    }
+
+    /// The same files, the state to be read from its beginning.
+    pub(crate) fn again(&self) -> Self {
+        let reopened = |file: &File| File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+        Self { memory: reopened(&self.memory), state: reopened(&self.state) }
+    }
+
+    pub(crate) fn state(&self) -> serde_json::Value {
+        serde_json::from_reader(self.again().state).unwrap()
+    }
+
+    /// The same memory with another state.
+    pub(crate) fn with_state(&self, state: &[u8]) -> Self {
+        Self { state: super::guest::temporary(state), ..self.again() }
+    }
 }
 
 impl Setup {
@@ -55,6 +93,8 @@ impl Setup {
             allowed_vcpu_count: None,
             disks: Vec::new(),
             empty_disks: 0,
+            restored: None,
+            saved: None,
             namespaces: true,
         }
     }
@@ -70,10 +110,20 @@ impl Setup {
         let mut table = Table::default();
         let spec = VmSpec {
             kvm: table.lay(&kvm),
-            kernel: table.lay(&self.kernel),
-            initramfs: table.lay(&self.initramfs),
-            command_line: self.command_line,
+            start: match &self.restored {
+                Some(saved) => Start::Restore { state: table.lay(&saved.state) },
+                None => Start::Boot {
+                    kernel: table.lay(&self.kernel),
+                    initramfs: table.lay(&self.initramfs),
+                    command_line: self.command_line,
+                },
+            },
             memory_mib: self.memory_mib,
+            memory: match (&self.restored, &self.saved) {
+                (Some(from), _) => Memory::Private(table.lay(&from.memory)),
+                (None, Some(to)) => Memory::Shared(table.lay(&to.memory)),
+                (None, None) => Memory::Anonymous,
+            },
             hotplug_mib: self.hotplug_mib,
             vcpu_count: self.vcpu_count,
             allowed_vcpu_count: self.allowed_vcpu_count.unwrap_or(self.vcpu_count),
@@ -87,6 +137,7 @@ impl Setup {
             nets: Vec::new(),
             filesystems: Vec::new(),
             vsock: VsockSpec { listener: table.lay(&listener), dial_out: Vec::new() },
+            saved_to: self.saved.as_ref().map(|saved| table.lay(&saved.state)),
         };
         let launcher = command(self.namespaces)
             .stdin(OwnedFd::from(vmm_control))

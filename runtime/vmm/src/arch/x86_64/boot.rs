@@ -46,13 +46,12 @@ pub(crate) enum BootError {
 pub(crate) fn load(
     memory: &GuestMemory,
     image: BootImage,
-    command_line: &str,
     vcpu_count: u8,
     device_count: usize,
 ) -> Result<GuestAddress, BootError> {
     let ranges: Vec<Range<u64>> =
         memory.iter().map(|region| region.start_addr().0..region.last_addr().0 + 1).collect();
-    let command_line = with_devices(command_line, device_count)?;
+    let command_line = with_devices(&image.command_line, device_count)?;
     let (entry, kernel_end) = load_kernel(memory, image.kernel)?;
     let low_end = ranges.first().map_or(0, |range| range.end);
     let initramfs = load_initramfs(memory, image.initramfs, kernel_end..low_end)?;
@@ -74,6 +73,8 @@ pub(crate) fn load(
 pub(crate) struct BootImage {
     pub kernel: File,
     pub initramfs: File,
+    /// Without what tells of the devices.
+    pub command_line: String,
 }
 
 /// With its final NUL.
@@ -157,7 +158,7 @@ mod tests {
 
     #[test]
     fn the_initramfs_lies_at_the_end_of_memory() {
-        let memory = memory::allocate(2).unwrap();
+        let memory = memory::allocate(2, memory::Backing::Anonymous).unwrap();
         let range = load_initramfs(&memory, file(&[7; 5000]), 0..2 << 20).unwrap();
         assert_eq!(range, (2 << 20) - 8192..(2 << 20) - 8192 + 5000);
         assert_eq!(memory.read_obj::<u8>(GuestAddress(range.end - 1)).unwrap(), 7);
@@ -165,7 +166,7 @@ mod tests {
 
     #[test]
     fn an_initramfs_that_would_meet_the_kernel_is_refused() {
-        let memory = memory::allocate(2).unwrap();
+        let memory = memory::allocate(2, memory::Backing::Anonymous).unwrap();
         let refused = load_initramfs(&memory, file(&[7; 5000]), (2 << 20) - 8191..2 << 20);
         assert!(matches!(refused, Err(BootError::MemoryTooSmall { .. })));
         let refused = load_initramfs(&memory, file(&[7; 5000]), 0..4096);
@@ -174,7 +175,7 @@ mod tests {
 
     #[test]
     fn what_is_no_elf_file_is_no_kernel() {
-        let memory = memory::allocate(2).unwrap();
+        let memory = memory::allocate(2, memory::Backing::Anonymous).unwrap();
         assert!(matches!(load_kernel(&memory, file(b"MZ and so on")), Err(BootError::Kernel(_))));
     }
 }

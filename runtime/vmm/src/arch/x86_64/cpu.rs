@@ -49,11 +49,16 @@ impl CpuTemplate {
         Ok(Self { cpuid, vcpu_count })
     }
 
-    /// Prepares a new vCPU; the first starts at the kernel's entry.
-    pub(crate) fn set_up(&self, vcpu: &VcpuFd, index: u8, entry: GuestAddress) -> Result<(), CpuError> {
+    /// Tells a new vCPU what it is.
+    pub(crate) fn name(&self, vcpu: &VcpuFd, index: u8) -> Result<(), CpuError> {
         let cpuid = cpuid::for_vcpu(&self.cpuid, index, self.vcpu_count);
         let cpuid = CpuId::from_entries(&cpuid).map_err(|_| CpuError::CpuIdTooLong)?;
-        vcpu.set_cpuid2(&cpuid).map_err(|error| CpuError::Kvm("set a vCPU's CPUID", error))?;
+        vcpu.set_cpuid2(&cpuid).map_err(|error| CpuError::Kvm("set a vCPU's CPUID", error))
+    }
+
+    /// Prepares a new vCPU; the first starts at the kernel's entry.
+    pub(crate) fn set_up(&self, vcpu: &VcpuFd, index: u8, entry: GuestAddress) -> Result<(), CpuError> {
+        self.name(vcpu, index)?;
         set_msrs(vcpu)?;
         if index == 0 {
             let mut sregs =

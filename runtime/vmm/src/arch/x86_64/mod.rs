@@ -8,10 +8,12 @@ mod cpu;
 mod cpuid;
 mod layout;
 mod mptable;
+mod state;
 
 pub(crate) use boot::{BootError, BootImage, load};
 pub(crate) use cpu::{CpuError, CpuTemplate};
 pub(crate) use layout::{DEVICE_WINDOW_LEN, MAX_DEVICES, MAX_VCPUS, SERIAL_GSI, device_gsi, device_window};
+pub(crate) use state::{StateError, VcpuState, VmState, msr_numbers};
 
 use kvm_ioctls::VmFd;
 use vm_memory::GuestAddress;

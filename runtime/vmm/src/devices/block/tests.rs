@@ -468,3 +468,16 @@ fn a_saved_disk_is_not_restored_as_another() {
     let newer = serde_json::json!({ "format": 2, "sectors": 1, "read_only": false });
     assert!(matches!(disk(&file, false).restore(&newer), Err(StateError::Format { .. })));
 }
+
+#[test]
+fn a_disk_that_was_saved_empty_has_a_file_afterwards_and_the_driver_hears_of_it() {
+    let file = file();
+    let guest = Guest::ready(Block::new(None, false, 0).unwrap());
+    let generation = guest.read(VIRTIO_MMIO_CONFIG_GENERATION);
+    let mut guest = guest.moved_to(disk(&file, false));
+    assert_ne!(guest.read(VIRTIO_MMIO_CONFIG_GENERATION), generation);
+    assert!(was_told(&mut guest) && sectors(&guest) == SECTORS);
+    assert_eq!(request(&mut guest, &header(VIRTIO_BLK_T_IN, 1), 512).0, VIRTIO_BLK_S_OK);
+    let guest = guest.moved_to(disk(&file, false));
+    assert_eq!(guest.read(VIRTIO_MMIO_INTERRUPT_STATUS) & VIRTIO_MMIO_INT_CONFIG, 0, "nothing has changed");
+}

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_bindings::{virtio_mmio::VIRTIO_MMIO_INT_CONFIG, virtio_ring::VIRTIO_RING_F_EVENT_IDX};
 
 use super::{Mmio, TRANSPORT_FEATURES, negotiation::Negotiation, signal};
 use crate::devices::virtqueue::Violation;
@@ -20,6 +20,8 @@ pub(crate) struct MmioState {
     interrupt_status: u32,
     selected_queue: u32,
     queues: Vec<QueueState>,
+    /// The configuration space that the driver knows.
+    config: Vec<u8>,
     /// The device's own state, in its own format.
     device: serde_json::Value,
 }
@@ -72,7 +74,6 @@ impl StateError {
 
 impl Mmio {
     /// The caller has stopped the vCPUs and the event loop: nothing is under way.
-    #[cfg_attr(not(test), expect(dead_code, reason = "asked for when machines are saved as templates"))]
     pub(crate) fn save(&self) -> Result<MmioState, StateError> {
         let (selected_queue, queues) = self.queues.saved();
         Ok(MmioState {
@@ -82,12 +83,12 @@ impl Mmio {
             interrupt_status: self.interrupt_status,
             selected_queue,
             queues,
+            config: self.device.config().to_vec(),
             device: self.device.save()?,
         })
     }
 
     /// Takes up a saved state. The transport is fresh and not yet in the event loop; after an error it is of no use.
-    #[cfg_attr(not(test), expect(dead_code, reason = "asked for when machines are made from templates"))]
     pub(crate) fn restore(&mut self, state: &MmioState) -> Result<(), StateError> {
         StateError::unless_format(state.format, FORMAT)?;
         if state.kind != self.device.kind() {
@@ -100,6 +101,13 @@ impl Mmio {
         self.queues.resume(state.selected_queue, &state.queues, &self.memory.now(), event_idx)?;
         self.device.restore(&state.device)?;
         self.interrupt_status = state.interrupt_status;
+        // A disk that was empty has a file now, say.
+        if self.device.config() != state.config {
+            self.config_generation = self.config_generation.wrapping_add(1);
+            if self.negotiation.is_live() {
+                self.interrupt_status |= VIRTIO_MMIO_INT_CONFIG;
+            }
+        }
         if self.interrupt_status != 0 {
             // It may have been on its way to the vCPU; one too many is harmless.
             signal(&self.interrupt);

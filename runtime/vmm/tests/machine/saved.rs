@@ -1,0 +1,135 @@
+//! A machine that is saved, and others that go on where it was.
+
+use std::os::unix::fs::FileExt;
+
+use securectr_vmm::control::{End, Event, Request};
+use serde_json::json;
+
+use super::{
+    guest,
+    linux::setup,
+    parent::{Saved, Setup, Vm},
+};
+
+const MEMORY_MIB: u32 = 128;
+
+/// Counts in memory alone, so that it tells whether it goes on where it was.
+const COUNT: &str = "/busybox mount -t sysfs sys /sys\n/busybox mount -t proc proc /proc\n\
+    secret=$(/busybox cat /proc/sys/kernel/random/uuid)\nn=0\necho ready\n\
+    while [ $(/busybox cat /sys/block/vda/size) = 0 ]; do n=$((n+1)); /busybox usleep 20000; done\n\
+    echo counted $n\n/busybox head -n 1 /dev/vda\necho secret $secret\n\
+    echo seconds $(/busybox cut -d . -f 1 /proc/uptime)";
+
+/// Boots one, and saves it when it has said that it is ready.
+fn template(script: &str, vcpu_count: u8) -> Saved {
+    let saved = Saved::new(MEMORY_MIB);
+    let mut vm = Setup { empty_disks: 1, vcpu_count, saved: Some(saved.same()), ..setup(script) }.start();
+    assert_eq!(vm.event(), Event::Running);
+    vm.console.wait_for("ready");
+    assert_eq!(vm.ask(Request::Save), Event::Saved);
+    saved
+}
+
+fn clone(saved: &Saved, vcpu_count: u8, disk: &[u8]) -> Vm {
+    let mut disk = disk.to_vec();
+    disk.resize(4096, 0);
+    let disks = vec![guest::temporary(&disk)];
+    Setup { disks, vcpu_count, restored: Some(saved.again()), ..setup("") }.start()
+}
+
+fn end(vm: &mut Vm) -> String {
+    let event = vm.event_after_running();
+    assert_eq!(event, Event::Ended(End::Reset), "{}", vm.console.text());
+    vm.console.whole_text()
+}
+
+fn said<'a>(console: &'a str, word: &str) -> &'a str {
+    let line = console.lines().find_map(|line| line.trim().strip_prefix(word));
+    line.unwrap_or_else(|| panic!("no {word:?} in {console}")).trim()
+}
+
+#[test]
+#[ignore = "needs KVM"]
+fn clones_go_on_where_a_machine_was_saved_each_by_itself() {
+    let saved = template(COUNT, 1);
+    let secrets: Vec<_> = ["first", "second"]
+        .map(|disk| {
+            let console = end(&mut clone(&saved, 1, format!("{disk}\n").as_bytes()));
+            assert!(console.contains(disk), "{console}");
+            assert!(!console.contains("ready"), "it was said before: {console}");
+            assert!(said(&console, "seconds").parse::<u64>().unwrap() < 60, "{console}");
+            said(&console, "counted").parse::<u64>().unwrap();
+            said(&console, "secret").to_owned()
+        })
+        .into();
+    assert_eq!(secrets[0], secrets[1], "both have what the saved one had");
+}
+
+#[test]
+#[ignore = "needs KVM"]
+fn a_clone_has_the_vcpus_of_the_machine_it_was() {
+    let script = "/busybox mount -t sysfs sys /sys\nfor cpu in 1 2; do echo 1 >/sys/devices/system/cpu/cpu$cpu/online; done\n\
+        (while :; do :; done) &\n(while :; do :; done) &\necho ready\n\
+        while [ $(/busybox cat /sys/block/vda/size) = 0 ]; do :; done\necho cpus $(/busybox nproc)";
+    let saved = template(script, 3);
+    assert_eq!(said(&end(&mut clone(&saved, 3, b"x")), "cpus"), "3");
+}
+
+#[test]
+#[ignore = "needs KVM"]
+fn a_machine_that_was_saved_can_go_on_itself_and_is_saved_once() {
+    let files = Saved::new(MEMORY_MIB);
+    let mut vm = Setup { empty_disks: 1, saved: Some(files), ..setup(COUNT) }.start();
+    assert_eq!(vm.event(), Event::Running);
+    vm.console.wait_for("ready");
+    assert_eq!(vm.ask(Request::Save), Event::Saved);
+    assert_eq!(vm.ask(Request::Resume), Event::Resumed);
+    let disk = guest::temporary(&[0; 512]);
+    disk.write_all_at(b"later\n", 0).unwrap();
+    assert_eq!(vm.give(Request::AttachDisk { disk: 0, limits: None }, &disk), Event::DiskAttached(0));
+    vm.console.wait_for("later");
+    let Event::Failed(why) = vm.ask(Request::Save) else { panic!("it was saved again") };
+    assert!(why.contains("saved already"), "{why}");
+}
+
+#[test]
+#[ignore = "needs KVM"]
+fn a_machine_that_was_not_made_to_be_saved_is_not() {
+    let mut vm = setup(COUNT).start();
+    assert_eq!(vm.event(), Event::Running);
+    let Event::Failed(why) = vm.ask(Request::Save) else { panic!("it was saved") };
+    assert!(why.contains("was not made to be saved"), "{why}");
+}
+
+#[test]
+#[ignore = "needs KVM"]
+fn a_state_that_cannot_be_is_refused() {
+    let saved = template(COUNT, 1);
+    let good = saved.state();
+    let with = |pointer: &str, value: serde_json::Value| {
+        let mut state = good.clone();
+        *state.pointer_mut(pointer).unwrap() = value;
+        serde_json::to_vec(&state).unwrap()
+    };
+    let first_vcpu = good["vcpus"][0].clone();
+    let wrong = [
+        (b"{".to_vec(), "understand the state"),
+        (vec![b' '; (8 << 20) + 1], "longer than"),
+        (with("/format", json!(2)), "format 2"),
+        (with("/vcpus", json!([])), "0 vCPUs"),
+        (with("/vcpus", json!([first_vcpu, first_vcpu])), "2 vCPUs"),
+        (with("/devices", json!([])), "0 devices"),
+        (with("/devices/0/kind", json!(1)), "device id 1"),
+        (with("/devices/0/queues/0/descriptors", json!(u64::MAX)), "restore device 0"),
+        (with("/vcpus/0/msrs", json!([[0x10, 0], [0x1234_5678, 1]])), "MSR 0x12345678"),
+        (with("/vm/chips/0", good["vm"]["chips"][1].clone()), "interrupt chip 1"),
+    ];
+    for (state, because) in wrong {
+        let restored = Some(saved.with_state(&state));
+        let mut vm = Setup { empty_disks: 1, restored, ..setup("") }.start();
+        match vm.event() {
+            Event::Failed(why) if why.contains(because) => {}
+            other => panic!("{other:?} in place of {because:?}"),
+        }
+    }
+}
