@@ -67,13 +67,24 @@ impl End {
         let panic = console.lines().rev().find_map(|line| after(line, "Kernel panic - not syncing: "));
         match (end, agent, panic) {
             (_, Some(words), _) => Self::Agent(words),
-            (_, None, Some(words)) => Self::Panic(words),
+            (_, None, Some(words)) => Self::Panic(words + &stumble(console)),
             (control::End::Reset, None, None) => Self::Reset,
             (control::End::TripleFault, None, None) => Self::TripleFault,
             (control::End::KvmError(text), None, None) => Self::Kvm(text),
             (control::End::DeviceAbuse(text), None, None) => Self::DeviceAbuse(text),
         }
     }
+}
+
+/// What a kernel has said before a panic of the fault that led to it, and where in its code that was.
+fn stumble(console: &str) -> String {
+    let first = |marker: &str| {
+        let words = console.lines().find_map(|line| after(line, marker))?;
+        Some(format!("{marker}{words}"))
+    };
+    let said: Vec<_> =
+        [first("BUG: ").or_else(|| first("Oops: ")), first("RIP: 0010:")].into_iter().flatten().collect();
+    if said.is_empty() { String::new() } else { format!(" ({})", said.join(", ")) }
 }
 
 /// What follows a marker in a line of a hostile console: printable, and short enough for one line.
@@ -113,6 +124,14 @@ mod tests {
     fn a_panic_is_told_in_the_kernels_words() {
         let console = "[    0.1] x\n[    0.2] Kernel panic - not syncing: VFS: no init\n[    0.3] rebooting";
         assert_eq!(reset(console).to_string(), "the guest kernel panicked: VFS: no init");
+    }
+
+    #[test]
+    fn a_fault_is_told_with_its_place() {
+        let console = "[ 1.0] Oops: general protection fault: 0000 [#1] SMP\n[ 1.1] CPU: 0\n[ 1.2] RIP: 0010:tick+0x1/0x2\n\
+                       [ 1.3] RIP: 0010:other+0x1/0x2\n[ 1.4] Kernel panic - not syncing: Fatal exception in interrupt";
+        let told = "Fatal exception in interrupt (Oops: general protection fault: 0000 [#1] SMP, RIP: 0010:tick+0x1/0x2)";
+        assert_eq!(reset(console), End::Panic(told.into()));
     }
 
     #[test]

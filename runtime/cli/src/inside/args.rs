@@ -14,8 +14,9 @@ pub(crate) enum Verb {
         override_usage = "securectr cp [OPTIONS] CONTAINER:PATH DEST|-\n       securectr cp [OPTIONS] SRC|- CONTAINER:PATH"
     )]
     Cp(Copy),
-    /// List what a container has changed of its image and of its :cow mounts: A is added, C changed, D deleted. Without a container,
-    /// list whose changes of :cow mounts wait for apply or discard
+    /// List what a container has changed of its image and of its :cow mounts
+    ///
+    /// A is added, C changed, D deleted. Without a container, list whose changes of :cow mounts wait for apply or discard.
     Diff(Diff),
     /// Make an image of a container
     Commit(Commit),
