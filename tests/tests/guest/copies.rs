@@ -116,7 +116,8 @@ fn what_is_written_to_a_copy_comes_to_the_host_when_it_is_applied() -> Result<()
 #[test]
 fn what_was_changed_on_this_machine_meanwhile_is_not_overwritten() -> Result<()> {
     let desk = Desk::new()?;
-    desk.run("desk", "cd /w; echo guest > old; rm -r dir; echo n > tree/n; echo m > kept")?;
+    desk.user.write("src/new/a", "a\n")?;
+    desk.run("desk", "cd /w; echo guest > old; rm -r dir; echo n > tree/n; echo m > kept; rm -r new; mkdir new; echo c > new/c")?;
     fs::write(desk.source.join("old"), "host\n")?;
     fs::write(desk.source.join("dir/late"), "late\n")?;
     let shown = desk.user.succeed(&["diff", "desk"])?;
@@ -128,6 +129,11 @@ fn what_was_changed_on_this_machine_meanwhile_is_not_overwritten() -> Result<()>
     assert_eq!((desk.read("old")?.as_str(), desk.read("kept")?.as_str()), ("host\n", "kept\n"));
     assert_eq!(desk.user.succeed(&["apply", "desk", "/w/tree"])?, "A /w/tree/n");
     assert!(desk.source.join("tree/n").exists() && desk.read("kept")? == "kept\n");
+    refused(
+        &desk.user.call(&["discard", "desk", "/w/new/a"])?,
+        "/w/new/a is changed with its directory: discard that",
+    );
+    desk.user.succeed(&["discard", "desk", "/w/new"])?;
     desk.user.succeed(&["discard", "desk", "/w/dir"])?;
     refused(&desk.user.call(&["discard", "desk", "/w/dir"])?, "changed nothing at /w/dir");
     assert_eq!(

@@ -66,14 +66,19 @@ fn discard(discard: &Discard, copy: &Copy) -> Result<u8> {
         held.remove()?;
         return Ok(0);
     }
-    for (private, changes) in &chosen(copy, &discard.paths)? {
-        // What is below one that goes has gone with it.
-        let mut gone: Option<&Path> = None;
-        for change in changes.iter().filter(|change| private.is_meant(&change.way, &discard.paths)) {
-            if !gone.is_some_and(|gone| change.way.starts_with(gone)) {
-                private.forget(&change.way)?;
-                gone = Some(&change.way);
+    chosen(copy, &discard.paths)?;
+    for path in &discard.paths {
+        for private in &copy.mounts {
+            if let Ok(way) = path.strip_prefix(&private.path) {
+                private.forget(way)?;
             }
+        }
+    }
+    // Of a directory that was made anew, nothing that was in it before comes back by itself.
+    for private in &copy.mounts {
+        if let Some(left) = private.changes()?.iter().find(|left| private.is_meant(&left.way, &discard.paths))
+        {
+            bail!("{} is changed with its directory: discard that", private.shown(&left.way));
         }
     }
     held.settle()?;

@@ -209,8 +209,16 @@ impl Private {
 
     /// As if the container had not touched it.
     pub(super) fn forget(&self, way: &Path) -> Result<()> {
-        let path = self.upper.join(way);
-        tree::remove(&path).with_context(|| format!("discard {}", self.shown(way)))
+        let forget = || {
+            if !way.as_os_str().is_empty() {
+                return tree::remove(&self.upper.join(way));
+            }
+            for entry in fs::read_dir(&self.upper)? {
+                tree::remove(&entry?.path())?;
+            }
+            Ok(())
+        };
+        forget().with_context(|| format!("discard {}", self.shown(way)))
     }
 }
 

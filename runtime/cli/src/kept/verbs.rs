@@ -1,9 +1,9 @@
 //! Verbs that change a container that stays.
 
-use std::time::Duration;
+use std::{thread::sleep, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use securectr_sandbox::StateRoot;
+use securectr_sandbox::{SandboxId, StateRoot};
 
 use super::{args::Rename, make};
 use crate::{
@@ -15,6 +15,9 @@ use crate::{
     copies::Copies,
     output, paths,
 };
+
+/// How often a killed machine's state is looked for, at most.
+const LOOKS: u32 = 20;
 
 /// Before a container's end is looked for again.
 const BETWEEN: Duration = Duration::from_millis(100);
@@ -65,11 +68,20 @@ pub(crate) fn remove(name: &str, force: bool, global: &Global) -> Result<()> {
             bail!("container {name} is {}: stop it first, or use --force", record.status.name());
         }
         record.end()?;
-        // A killed monitor has left its machine's state, which goes as soon as anybody looks there.
-        let _ = StateRoot::open();
+        forget_machine(&listed.located.id);
     }
     take_away(&listed.located.place()?, &Journal::of(&paths::store(global)?))?;
     Copies::of(global)?.remove(&listed.located.id)
+}
+
+/// A killed monitor has left its machine's state, which goes when somebody looks there and nobody holds it any more.
+fn forget_machine(id: &SandboxId) {
+    for _ in 0..LOOKS {
+        match StateRoot::open() {
+            Ok(state) if state.path().join(id.as_str()).exists() => sleep(BETWEEN),
+            _ => return,
+        }
+    }
 }
 
 /// One that removes itself may have done so.
