@@ -92,6 +92,11 @@ pub(super) fn path_of(parent: &OwnedFd, name: &OsStr) -> PathBuf {
     Path::new("/proc/self/fd").join(parent.as_fd().as_raw_fd().to_string()).join(name)
 }
 
+/// A stranger's name could drive the terminal.
+pub(super) fn printable(path: &Path) -> String {
+    path.to_string_lossy().chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
 /// A mark of overlayfs.
 pub(super) fn mark(parent: &OwnedFd, name: &OsStr, mark: &str) -> Option<Vec<u8>> {
     let mut value = vec![0; 256];

@@ -5,6 +5,8 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{FileType, Stat};
 
+use super::file::printable;
+
 /// Set-user-ID and set-group-ID.
 pub(super) const SET_ID: u32 = 0o6000;
 
@@ -62,9 +64,7 @@ pub(super) fn note(way: &Path, stat: &Stat, target: Option<PathBuf>) -> Option<S
     let mut notes = Vec::new();
     match (what, target) {
         (FileType::Symlink, Some(target)) if leads_out(way, &target) => {
-            let shown: String =
-                target.to_string_lossy().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-            notes.push(format!("leads out, to {shown}"));
+            notes.push(format!("leads out, to {}", printable(&target)));
         }
         (FileType::Socket | FileType::CharacterDevice | FileType::BlockDevice, _) => {
             notes.push("is not applied".to_owned());

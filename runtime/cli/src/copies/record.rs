@@ -17,6 +17,7 @@ use rustix::{
 use securectr_sandbox::{PRIVATE_COPY, SandboxId};
 use serde::{Deserialize, Serialize};
 
+use super::file::printable;
 use crate::{
     args::Global,
     container::{LEAST_ID_LEN, locate_of_run},
@@ -201,10 +202,10 @@ impl Copy {
 }
 
 impl Private {
-    /// As the container calls it; a stranger's name could drive the terminal.
+    /// As the container calls it.
     pub(super) fn shown(&self, way: &Path) -> String {
         let path = if way.as_os_str().is_empty() { self.path.clone() } else { self.path.join(way) };
-        path.to_string_lossy().chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+        printable(&path)
     }
 
     /// As if the container had not touched it.
