@@ -100,14 +100,11 @@ fn named(name: &str) -> Result<Vec<Capability>, UnknownCapability> {
 mod tests {
     use std::collections::HashSet;
 
-    use clap::Parser;
-
     use super::*;
-    use crate::args::{Args, Command};
+    use crate::args::typed;
 
     fn effective(options: &[&str]) -> Result<Option<HashSet<Capability>>, UnknownCapability> {
-        let argv = ["securectr", "run"].iter().chain(options).chain(&["image"]);
-        let Command::Run(run) = Args::try_parse_from(argv).unwrap().command else { panic!() };
+        let run = typed(&[options, &["image"]].concat());
         let mut process = Process::default();
         set(&mut process, &run, true)?;
         Ok(process.capabilities().clone().unwrap().effective().clone())

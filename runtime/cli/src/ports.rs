@@ -215,21 +215,11 @@ pub(crate) fn by_guest_port(published: &[Published]) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-    use crate::args::{Args, Command};
+    use crate::args::typed as run;
 
     fn ports(text: &str) -> Ports {
         text.parse().unwrap()
-    }
-
-    fn run(words: &[&str]) -> Run {
-        let argv = ["securectr", "run"].iter().chain(words);
-        match Args::try_parse_from(argv).unwrap().command {
-            Command::Run(run) => *run,
-            other => panic!("{other:?}"),
-        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What was typed.
 
+mod mounts;
 mod rates;
 mod run;
 mod values;
@@ -8,8 +9,11 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+pub(crate) use mounts::{Tmpfs, Volume, VolumeSource};
 pub(crate) use run::Run;
-pub(crate) use values::{Network, Tmpfs, Volume, VolumeSource, cpu_count, memory_size, swap_size};
+#[cfg(test)]
+pub(crate) use run::typed;
+pub(crate) use values::{Network, cpu_count, memory_size, swap_size};
 
 use crate::{copies, images, inside, inspect, install, kept, oci, system, version, volumes};
 

@@ -12,11 +12,11 @@ use oci_spec::runtime::{LinuxThrottleDevice, PosixRlimit};
 use securectr_sandbox::{Allowed, DEFAULT_DISK_BYTES, SandboxId};
 
 use super::{
+    mounts::{Mounted, Tmpfs, Volume, mount, tmpfs, volume},
     rates::{blkio_weight, byte_rate, request_rate},
     values::{
-        Mounted, Network, SecurityOption, Tmpfs, UserNamespace, Volume, cpu_count, disk_size, host, label,
-        limit, memory_size, mount, network, security_option, setting, swap_size, tmpfs, user_namespace,
-        volume,
+        Network, SecurityOption, UserNamespace, cpu_count, disk_size, host, label, limit, memory_size,
+        network, security_option, setting, swap_size, user_namespace,
     },
 };
 use crate::{
@@ -275,5 +275,17 @@ impl Run {
             Some(SecurityOption::Seccomp(path)) => Some(path),
             _ => None,
         }
+    }
+}
+
+/// What these words behind `run` mean, for tests.
+#[cfg(test)]
+pub(crate) fn typed(words: &[&str]) -> Run {
+    use clap::Parser;
+
+    let argv = ["securectr", "run"].iter().chain(words);
+    match super::Args::try_parse_from(argv).unwrap().command {
+        super::Command::Run(run) => *run,
+        other => panic!("{other:?}"),
     }
 }

@@ -214,17 +214,15 @@ fn set_user(process: &mut Process, user: &User) {
 mod tests {
     use std::path::Path;
 
-    use clap::Parser;
     use securectr_sandbox::COPY_UP;
 
     use super::*;
-    use crate::args::{Args, Command};
+    use crate::args;
 
     const ROOT: User = User { uid: 0, gid: 0, additional_gids: Vec::new(), home: String::new() };
 
     fn with(options: &[&str], image: &ImageConfig, user: &User) -> Result<Spec, BundleError> {
-        let argv = ["securectr", "run"].iter().chain(options);
-        let Command::Run(run) = Args::try_parse_from(argv).unwrap().command else { panic!() };
+        let run = args::typed(options);
         let command = run.words.get(1..).unwrap_or_default();
         let source = Source {
             id: &"some_name".parse().unwrap(),
