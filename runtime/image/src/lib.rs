@@ -26,7 +26,7 @@ mod tree;
 mod user;
 
 pub use config::ImageConfig;
-pub use copy::{CopyError, Destination, Packer};
+pub use copy::{CopyError, Destination, Packer, open_beneath};
 pub use digest::{Digest, ParseDigestError};
 pub use limits::{Exceeded, Limits};
 pub use name::{Name, ParseNameError};

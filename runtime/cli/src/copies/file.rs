@@ -17,11 +17,12 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, SeekFrom, Stat, lgetxattr, llistxattr, openat,
-        openat2, readlinkat, seek, statat,
+        AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat, lgetxattr, llistxattr, openat, readlinkat,
+        seek, statat,
     },
     io::Errno,
 };
+use securectr_image::open_beneath;
 
 use super::record::marks;
 
@@ -42,15 +43,7 @@ pub(super) fn open_directory(parent: &OwnedFd, name: &OsStr) -> io::Result<Owned
 /// Opens the directory in which something is, below a top, where nothing but directories is on the way.
 pub(super) fn open_parent<'a>(top: &OwnedFd, way: &'a Path) -> io::Result<(OwnedFd, &'a OsStr)> {
     let name = way.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let parent = way.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    loop {
-        match openat2(top, parent, DIRECTORY, Mode::empty(), resolve) {
-            // Something was renamed just then (openat2(2)).
-            Err(Errno::AGAIN) => {}
-            opened => return Ok((opened?, name)),
-        }
-    }
+    Ok((open_beneath(top, way.parent().unwrap_or(Path::new("")))?, name))
 }
 
 /// A regular file; whatever else has come in its place is not waited for.

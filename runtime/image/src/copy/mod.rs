@@ -10,7 +10,7 @@ use std::{io, path::PathBuf};
 use crate::tar;
 
 pub use pack::Packer;
-pub use place::Destination;
+pub use place::{Destination, open_beneath};
 
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {

@@ -4,7 +4,10 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -97,19 +100,23 @@ impl Place {
         }
         let last = names.pop().map(|name| OsString::from(std::ffi::OsStr::from_bytes(name)));
         let parent = names.join(b"/".as_slice());
-        Ok((self.directory(std::ffi::OsStr::from_bytes(&parent).as_ref())?, last))
+        Ok((open_beneath(&self.top, std::ffi::OsStr::from_bytes(&parent).as_ref())?, last))
     }
+}
 
-    fn directory(&self, path: &Path) -> io::Result<OwnedFd> {
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        loop {
-            match openat2(&self.top, path, flags, Mode::empty(), resolve) {
-                // Something was renamed just then (openat2(2)).
-                Err(Errno::AGAIN) => {}
-                opened => return Ok(opened?),
-            }
+/// Opens a directory below another one, where nothing but directories is on the way: neither a link nor `..` leads elsewhere.
+///
+/// # Errors
+/// Those of openat2(2); a link on the way is ELOOP.
+pub fn open_beneath(top: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    loop {
+        match openat2(&top, path, flags, Mode::empty(), resolve) {
+            // Something was renamed just then (openat2(2)).
+            Err(Errno::AGAIN) => {}
+            opened => return Ok(opened?),
         }
     }
 }
