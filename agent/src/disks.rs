@@ -83,7 +83,8 @@ fn name_of(serial: &str) -> io::Result<Option<String>> {
     Ok(None)
 }
 
-async fn await_size(name: &str) -> Result<(), DisksError> {
+/// Waits until a disk has something in it: in a machine that goes on where another was saved, it was empty.
+pub(crate) async fn await_size(name: &str) -> Result<(), DisksError> {
     let file = format!("{SYSFS}/{name}/size");
     let has_size = || Ok(fs::read_to_string(&file)?.trim() != "0");
     match wait_until(has_size).await {

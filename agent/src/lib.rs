@@ -8,6 +8,7 @@ mod connection;
 mod container;
 mod cpus;
 mod disks;
+mod identity;
 mod init;
 mod network;
 mod plan;
@@ -23,12 +24,14 @@ mod sys;
 
 use std::{
     io::{self, Write},
+    os::fd::AsFd,
     sync::Arc,
 };
 
+use rustix::net::{Shutdown, shutdown};
 use securectr_protocol::{RPC_PORT, STDIO_PORT, agent_ttrpc, greeting};
 use thiserror::Error;
-use tokio::net::UnixStream;
+use tokio::{io::Interest, net::UnixStream};
 use ttrpc::asynchronous::{Server, transport::Listener};
 use vsock::{VMADDR_CID_HOST, VsockStream};
 
@@ -36,11 +39,7 @@ pub use init::stages;
 pub use streams::Streams;
 
 use connection::Connection;
-use container::Containers;
-use cpus::Cpus;
-use reaper::Reaper;
 use rpc::Service;
-use shares::Shares;
 
 #[derive(Debug, Error)]
 pub enum AgentError {
@@ -52,6 +51,8 @@ pub enum AgentError {
     Listen(#[source] io::Error),
     #[error("connect to the host's vsock port {RPC_PORT}")]
     Connect(#[source] io::Error),
+    #[error("watch the connection to the host")]
+    Watch(#[source] io::Error),
     #[error("serve the host's requests")]
     Serve(#[source] ttrpc::Error),
     #[error("watch for ended processes")]
@@ -74,7 +75,12 @@ fn live() -> Result<(), AgentError> {
     runtime.block_on(async {
         let streams = Streams::default();
         streams::listen(STDIO_PORT, streams.clone()).map_err(AgentError::Listen)?;
-        serve(dial().map_err(AgentError::Connect)?, streams).await
+        let service = Service::new(streams).map_err(AgentError::Reaper)?;
+        // A machine that goes on where this one is saved has another host: there the connection ends before it was of use.
+        while !service.identity.has_begun() {
+            serve_all(dial().map_err(AgentError::Connect)?, service.clone()).await?;
+        }
+        Ok(())
     })
 }
 
@@ -87,15 +93,22 @@ fn dial() -> io::Result<UnixStream> {
 
 /// Serves requests on a connection until the other side closes it.
 pub async fn serve(connection: UnixStream, streams: Streams) -> Result<(), AgentError> {
-    let reaper = Reaper::start().map_err(AgentError::Reaper)?;
-    let cpus = Cpus::new(reaper.clone());
-    let service = Service { containers: Containers::new(reaper), streams, cpus, shares: Shares::default() };
+    serve_all(connection, Service::new(streams).map_err(AgentError::Reaper)?).await
+}
+
+async fn serve_all(connection: UnixStream, service: Service) -> Result<(), AgentError> {
+    let other = connection.as_fd().try_clone_to_owned();
+    let broken = other.and_then(|other| sys::watch(other, Interest::ERROR)).map_err(AgentError::Watch)?;
     let (connection, closed) = Connection::new(connection);
     let listener = Listener::new(futures::stream::iter([Ok(connection)]));
     let service = agent_ttrpc::create_agent(Arc::new(service));
     let mut server = Server::new().add_listener(listener).register_service(service);
     server.start().await.map_err(AgentError::Serve)?;
-    // Also when the connection is dropped without a word.
-    let _ = closed.await;
+    tokio::select! {
+        // Also when the connection is dropped without a word.
+        _ = closed => {}
+        // A vsock connection that is reset wakes nobody who only reads.
+        _ = broken.ready(Interest::ERROR) => drop(shutdown(broken.get_ref(), Shutdown::Both)),
+    }
     Ok(())
 }

@@ -1,18 +1,18 @@
 //! The ttrpc service: each request is checked, becomes one call, and its answer goes back. What was begun is ended, also when
 //! the host gives up waiting.
 
-use std::{error::Error, future::Future};
+use std::{error::Error, future::Future, io, time::Duration};
 
 use async_trait::async_trait;
 use protobuf::EnumOrUnknown;
 use rustix::process::Signal;
 use securectr_protocol::{
     agent::{
-        self, ConfigureNetworkRequest, ContainerRequest, CreateRequest, CreateResponse, DeleteRequest, Empty,
-        ExecRequest, File, LaunchFailure, MakePodRequest, PidsResponse, ProcessId, ProcessInfo,
-        ResizeRequest, Rootfs, ShutdownRequest, SignalRequest, StartRequest, StartResponse, StatsResponse,
-        Stdio, UpdateRequest, WaitOomRequest, WaitOomResponse, WaitRequest, WaitResponse, exec_request, job,
-        rootfs,
+        self, BeginRequest, ConfigureNetworkRequest, ContainerRequest, CreateRequest, CreateResponse,
+        DeleteRequest, Empty, ExecRequest, File, LaunchFailure, MakePodRequest, PidsResponse, ProcessId,
+        ProcessInfo, ResizeRequest, Rootfs, ShutdownRequest, SignalRequest, StartRequest, StartResponse,
+        StatsResponse, Stdio, UpdateRequest, WaitOomRequest, WaitOomResponse, WaitRequest, WaitResponse,
+        exec_request, job, rootfs,
     },
     agent_ttrpc::Agent,
 };
@@ -24,9 +24,11 @@ use crate::{
         RootfsPlan, Upper,
     },
     cpus::Cpus,
-    disks, init, network,
+    disks,
+    identity::Identity,
+    init, network,
     plan::{self, WindowSize},
-    reaper::Exit,
+    reaper::{Exit, Reaper},
     shares::Shares,
     stdio::HostStreams,
     streams::Streams,
@@ -38,12 +40,18 @@ pub(crate) struct Service {
     pub streams: Streams,
     pub cpus: Cpus,
     pub shares: Shares,
+    pub identity: Identity,
 }
 
 type Answer<T> = ttrpc::Result<T>;
 
 #[async_trait]
 impl Agent for Service {
+    async fn begin(&self, _: &TtrpcContext, request: BeginRequest) -> Answer<Empty> {
+        let begun = self.identity.begin(Duration::from_nanos(request.time_ns), &request.entropy);
+        begun.map(|()| Empty::default()).map_err(|error| refusal(&error))
+    }
+
     async fn configure_network(&self, _: &TtrpcContext, request: ConfigureNetworkRequest) -> Answer<Empty> {
         network::configure(&request.interfaces).map(|()| Empty::default()).map_err(|error| refusal(&error))
     }
@@ -67,6 +75,9 @@ impl Agent for Service {
             let rootfs = rootfs_plan(required(request.rootfs.into_option(), "rootfs")?, request.files)?;
             if plan.uses_shares() || matches!(rootfs.lower, Lower::Share(_)) {
                 service.shares.mount().map_err(|error| refusal(&error))?;
+            }
+            for disk in rootfs.disks() {
+                disks::await_size(disk).await.map_err(|error| refusal(&error))?;
             }
             let streams = service.claim(request.stdio.into_option()).await?;
             service.cpus.bring_online(request.vcpu_count).map_err(|error| refusal(&error))?;
@@ -198,6 +209,17 @@ impl Agent for Service {
 }
 
 impl Service {
+    pub(crate) fn new(streams: Streams) -> io::Result<Self> {
+        let reaper = Reaper::start()?;
+        Ok(Self {
+            cpus: Cpus::new(reaper.clone()),
+            containers: Containers::new(reaper),
+            streams,
+            shares: Shares::default(),
+            identity: Identity::default(),
+        })
+    }
+
     async fn claim(&self, stdio: Option<Stdio>) -> Answer<HostStreams> {
         let stdio = stdio.unwrap_or_default();
         let claimed = async {

@@ -30,6 +30,32 @@ pub(crate) fn set_read_only(device: &File, read_only: bool) -> io::Result<()> {
     }
 }
 
+/// Of linux/random.h: `_IOW('R', 0x03, int[2])` and `_IO('R', 0x07)`.
+const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
+const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
+
+/// Mixes secret bytes into the kernel's random numbers, and lets none that comes from now on depend on earlier ones alone
+/// (random(4)).
+pub(crate) fn reseed(random: &File, entropy: &[u8]) -> io::Result<()> {
+    // `struct rand_pool_info`: how many bits of entropy are in it, how many bytes follow, and these in words.
+    let words = entropy.chunks(size_of::<u32>()).map(|bytes| {
+        let mut word = [0; size_of::<u32>()];
+        word.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        u32::from_ne_bytes(word)
+    });
+    let len = entropy.len() as u32;
+    let info: Vec<u32> = [len * u8::BITS, len].into_iter().chain(words).collect();
+    // SAFETY: RNDADDENTROPY reads two integers and as many bytes behind them as the second says, all of which are in `info`.
+    if unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, info.as_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: takes no argument.
+    match unsafe { libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Of linux/sched.h; the constant in `libc` overflows.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 

@@ -69,6 +69,12 @@ pub(crate) enum Upper {
 }
 
 impl RootfsPlan {
+    pub(crate) fn disks(&self) -> impl Iterator<Item = &str> {
+        let lower = if let Lower::Image { device } = &self.lower { Some(device) } else { None };
+        let upper = if let Upper::Ext4 { device } = &self.upper { Some(device) } else { None };
+        lower.into_iter().chain(upper).map(String::as_str)
+    }
+
     pub(super) fn is_read_only(&self) -> bool {
         matches!(self.upper, Upper::None)
     }

@@ -60,7 +60,8 @@ pub(crate) fn findings(global: &Global) -> Result<Vec<Finding>> {
             return Ok(findings);
         }
     };
-    let host = Host { installation, state, echo_console: global.debug };
+    // The proof is a kernel that boots.
+    let host = Host { installation, state, echo_console: global.debug, templates: None };
     let settings = Settings {
         default_memory_mib: MEMORY_MIB,
         most_memory_mib: MEMORY_MIB,

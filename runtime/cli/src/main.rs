@@ -25,6 +25,7 @@ mod run;
 mod signals;
 mod streams;
 mod system;
+mod templates;
 mod terminal;
 mod timeline;
 mod tree;

@@ -1,9 +1,9 @@
 //! Where this user's files lie.
 
-use std::{env, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use rustix::process::geteuid;
+use securectr_sandbox::default_store;
 
 use crate::args::Global;
 
@@ -13,12 +13,5 @@ pub(crate) fn store(global: &Global) -> Result<PathBuf> {
         // Others find what lies there, wherever they are.
         return std::path::absolute(asked).context("find the store");
     }
-    if geteuid().is_root() {
-        return Ok(PathBuf::from("/var/lib/securectr"));
-    }
-    let data = env::var_os("XDG_DATA_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".local/share")))
-        .context("find a place for images: neither XDG_DATA_HOME nor HOME is set; use --store DIR")?;
-    Ok(data.join("securectr"))
+    default_store().context("find a place for images: neither XDG_DATA_HOME nor HOME is set; use --store DIR")
 }

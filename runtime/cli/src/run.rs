@@ -12,8 +12,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use securectr_image::{Digest, Image, ImageConfig, Reference, Store, User};
 use securectr_sandbox::{
-    ContainerPlan, Disks, End, Host, Installation, LaunchFailure, RootSource, SandboxError, SandboxId,
-    Settings, StateRoot, Writable, plan, writable_disk,
+    ContainerPlan, Disks, End, Installation, LaunchFailure, RootSource, SandboxError, SandboxId, Settings,
+    StateRoot, Writable, plan, writable_disk,
 };
 use securectr_sdk::{Cause, Outcome};
 
@@ -25,7 +25,7 @@ use crate::{
     images, kept, paths, ports,
     progress::Bar,
     report::Report,
-    terminal,
+    templates, terminal,
     timeline::Timeline,
     volumes::Volumes,
 };
@@ -109,7 +109,7 @@ fn to_its_end(run: &Run, global: &Global, report: &Report) -> Result<Outcome> {
         return Ok(Outcome { code: 0, cause: Cause::Exit, message: None });
     }
     let held = Copies::of(global)?.hold(&id, id.as_str(), true, &spec)?;
-    let host = Host { installation, state, echo_console: global.debug };
+    let host = templates::host(installation, state, global)?;
     let journal = paths::store(global).ok().map(|store| Journal::of(&store));
     let session = Session { plan: &plan, run, spec, kept, journal, report, timeline: &timeline };
     let runtime =

@@ -2,13 +2,17 @@
 
 mod control;
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    io,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use securectr_protocol::{
     GREETING_LEN, PROTOCOL_VERSION,
     agent::{
-        ConfigureNetworkRequest, CreateRequest, DeleteRequest, ExecRequest, ProcessId, ResizeRequest,
-        SignalRequest, StartRequest, StartResponse, WaitRequest, WaitResponse,
+        BeginRequest, ConfigureNetworkRequest, CreateRequest, DeleteRequest, ExecRequest, ProcessId,
+        ResizeRequest, SignalRequest, StartRequest, StartResponse, WaitRequest, WaitResponse,
     },
     agent_ttrpc::AgentClient,
     greeted_version,
@@ -17,14 +21,21 @@ use thiserror::Error;
 use tokio::{io::AsyncReadExt, net::UnixStream, time::timeout};
 use ttrpc::{asynchronous::transport::Socket, context};
 
+use crate::id::random_bytes;
+
 /// How long the agent may take for what does not wait for a container. Generous: the machine below may itself be emulated.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+/// Twice of what the guest's kernel needs, in bytes.
+const ENTROPY_LEN: usize = 64;
 
 /// No text of the agent's is shown beyond this, in characters.
 const MESSAGE_LIMIT: usize = 500;
 
 #[derive(Debug, Error)]
 pub enum AgentError {
+    #[error("draw random numbers for the guest")]
+    Entropy(#[source] io::Error),
     #[error("the agent did not answer within {} s", ANSWER_LIMIT.as_secs())]
     Deadline,
     #[error("the connection to the agent is broken")]
@@ -59,6 +70,15 @@ impl Agent {
             Some(other) => Err(AgentError::Version(other)),
             None => Err(AgentError::NoGreeting),
         }
+    }
+
+    /// Makes the guest a machine of its own, whatever memory it goes on with: with random numbers and a clock of now.
+    pub(crate) async fn begin(&self) -> Result<(), AgentError> {
+        let entropy = random_bytes::<ENTROPY_LEN>().map_err(AgentError::Entropy)?.to_vec();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // Nanoseconds fit until 2554.
+        let request = BeginRequest { time_ns: now.as_nanos() as u64, entropy, ..Default::default() };
+        bounded(self.0.begin(limit(), &request)).await.map(drop)
     }
 
     pub(crate) async fn configure_network(
@@ -148,8 +168,8 @@ mod tests {
     #[tokio::test]
     async fn an_agent_of_another_version_is_refused_by_number() {
         let mut bytes = greeting();
-        bytes[16..].copy_from_slice(&7_u32.to_le_bytes());
-        assert!(matches!(greeted_with(&bytes).await, Err(AgentError::Version(7))));
+        bytes[16..].copy_from_slice(&1_u32.to_le_bytes());
+        assert!(matches!(greeted_with(&bytes).await, Err(AgentError::Version(1))));
     }
 
     #[tokio::test]

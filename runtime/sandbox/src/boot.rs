@@ -1,32 +1,22 @@
 //! From a plan to a machine whose agent is ready. Every privileged step of a start is here, each undone when a later one fails.
 
-use std::{
-    fs::{File, OpenOptions},
-    io,
-    os::{
-        fd::OwnedFd,
-        unix::net::{UnixListener, UnixStream as StdUnixStream},
-    },
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{error::Error, fs::File, io, iter, os::unix::net::UnixListener, path::PathBuf, sync::Arc};
 
-use nix::{fcntl::OFlag, unistd::pipe2};
-use securectr_protocol::{RPC_PORT, SHARED_TAG};
-use securectr_vmm::spec::{DialOut, DiskSpec, Fd, FsSpec, Memory, Start, VmSpec, VsockSpec};
 use thiserror::Error;
 use tokio::net::UnixStream;
 
 use crate::{
     End, Installation, IoLimits, MachinePlan, NetworkError, SandboxError, SandboxId, StateError, StateRoot,
+    TemplateError, Templates,
     agent::{Agent, AgentError},
-    console,
+    equipment::{Equipment, Origin},
     files::{FileServer, FilesError},
     io_limits,
     network::Network,
-    state::Record,
+    state::{Record, StateDir},
+    template::{self, Kind, Template},
     undo::Undo,
-    vmm::{Equipment, Vmm},
+    vmm::Vmm,
 };
 
 #[derive(Debug, Error)]
@@ -83,20 +73,10 @@ pub(crate) struct Booted {
     /// After the VMM, whose taps go with it.
     pub network: Option<Network>,
     pub vsock: PathBuf,
+    /// Why it had to boot, where it should have come from a template.
+    pub no_template: Option<String>,
     /// Declared last: the state goes when the VMM is gone.
     pub _undo: Undo,
-}
-
-/// What is opened for a machine, in the order of the numbers that the VMM finds it under.
-struct Table(Vec<OwnedFd>);
-
-impl Table {
-    fn lay(&mut self, fd: impl Into<OwnedFd>) -> Fd {
-        let number = self.0.len();
-        self.0.push(fd.into());
-        // Fewer descriptors than an i32 can count are laid.
-        Fd(number as i32)
-    }
 }
 
 /// The files behind a sandbox's disks.
@@ -130,57 +110,6 @@ pub(crate) struct BootDisk {
     pub limits: Option<IoLimits>,
 }
 
-/// Boots a machine and waits for its agent. `disks` are `vda`, `vdb` and so on.
-pub(crate) async fn boot(
-    id: &SandboxId,
-    plan: &MachinePlan,
-    host: &Host,
-    disks: Vec<BootDisk>,
-) -> Result<Booted, BootError> {
-    let mut undo = Undo::default();
-    let state = Arc::new(host.state.create(id)?);
-    undo.push({
-        let state = Arc::clone(&state);
-        move || state.remove()
-    });
-    let vsock = state.vsock_path();
-    let listener =
-        UnixListener::bind(&vsock).map_err(|error| BootError::Descriptor("vsock socket", error))?;
-    let (rpc, vmm_rpc) = socket_pair("agent connection")?;
-    let (files, files_socket) = match plan.has_shares {
-        true => {
-            FileServer::start(&host.installation.files).map(|(files, socket)| (Some(files), Some(socket)))?
-        }
-        false => (None, None),
-    };
-    let mut equipment = equip(plan, host, Files { disks, files_socket }, listener, vmm_rpc)?;
-    equipment.files = files.as_ref().map(FileServer::end);
-    let network = match &plan.network {
-        Some(plan) => Some(Network::open(plan, &host.installation, &mut equipment).await?),
-        None => None,
-    };
-    let vmm = Vmm::start(&host.installation.vmm, equipment).await.map_err(BootError::Vmm)?;
-    state.write_record(&Record {
-        id,
-        monitor_pid: std::process::id(),
-        vmm_pid: vmm.pid(),
-        files_pid: files.as_ref().map(FileServer::pid),
-    })?;
-    rpc.set_nonblocking(true).map_err(|error| BootError::Descriptor("agent connection", error))?;
-    let rpc = UnixStream::from_std(rpc).map_err(|error| BootError::Descriptor("agent connection", error))?;
-    let agent = tokio::select! {
-        biased;
-        end = vmm.ended() => return Err(BootError::Ended(end)),
-        agent = Agent::greet(rpc) => agent,
-    };
-    match agent {
-        Ok(agent) => Ok(Booted { agent, vmm, network, files, vsock, _undo: undo }),
-        // A connection that breaks does so because the VMM dies: its cause is the true one.
-        Err(AgentError::Broken) => Err(BootError::Ended(vmm.ended().await)),
-        Err(error) => Err(BootError::Agent(error)),
-    }
-}
-
 /// What all sandboxes of this host share.
 #[derive(Debug)]
 pub struct Host {
@@ -188,83 +117,127 @@ pub struct Host {
     pub state: StateRoot,
     /// Show the guests' consoles on standard error.
     pub echo_console: bool,
+    /// Where machines come from that need not boot; without, each boots.
+    pub templates: Option<Templates>,
 }
 
-/// What is behind the machine's disks and file systems.
-struct Files {
-    /// In the order of their names.
-    disks: Vec<BootDisk>,
-    files_socket: Option<OwnedFd>,
-}
-
-fn equip(
+/// Brings a machine to where its agent waits: from its template, or by booting it. `disks` are `vda`, `vdb` and so on.
+pub(crate) async fn boot(
+    id: &SandboxId,
     plan: &MachinePlan,
     host: &Host,
-    files: Files,
-    listener: UnixListener,
-    vmm_rpc: StdUnixStream,
-) -> Result<Equipment, BootError> {
-    let (console_reader, console_writer) =
-        pipe2(OFlag::O_CLOEXEC).map_err(|errno| BootError::Descriptor("console", errno.into()))?;
-    let (control, vmm_control) = socket_pair("control socket")?;
-    let console_copies = [clone("console", &console_writer)?, clone("console", &console_writer)?];
-    let null = File::open("/dev/null").map_err(|error| BootError::Descriptor("standard input", error))?;
-    let mut table = Table(vec![null.into()]);
-    let [stdout, stderr] = console_copies;
-    table.lay(stdout);
-    table.lay(stderr);
-    table.lay(vmm_control);
-    let spec = VmSpec {
-        kvm: table.lay(open_kvm()?),
-        start: Start::Boot {
-            kernel: table.lay(open_part("guest kernel", &host.installation.kernel)?),
-            initramfs: table.lay(open_part("guest image", &host.installation.initramfs)?),
-            command_line: plan.command_line.clone(),
-        },
-        memory: Memory::Anonymous,
-        memory_mib: plan.memory_mib,
-        hotplug_mib: plan.hotplug_mib,
-        vcpu_count: plan.most_vcpu_count,
-        allowed_vcpu_count: plan.vcpu_count,
-        console: table.lay(console_writer),
-        disks: files
-            .disks
-            .into_iter()
-            .map(|BootDisk { file, read_only, limits }| {
-                let file = Some(table.lay(file));
-                DiskSpec { file, read_only, limits }
-            })
-            .chain((0..plan.device_places).map(|_| DiskSpec { file: None, read_only: false, limits: None }))
-            .collect(),
-        nets: Vec::new(),
-        filesystems: files
-            .files_socket
-            .into_iter()
-            .map(|socket| FsSpec { tag: SHARED_TAG.to_owned(), server: table.lay(socket) })
-            .collect(),
-        vsock: VsockSpec {
-            listener: table.lay(listener),
-            dial_out: vec![DialOut { port: RPC_PORT, stream: table.lay(vmm_rpc) }],
-        },
-        saved_to: None,
+    disks: Vec<BootDisk>,
+) -> Result<Booted, BootError> {
+    let mut prepared = Prepared::new(id, plan, host, &disks).await?;
+    let template = match &host.templates {
+        Some(templates) => {
+            let kind = Kind::of(plan, &prepared.equipment.devices);
+            templates.get(plan, &kind, host).await.map(Some)
+        }
+        None => Ok(None),
     };
-    let console = console::drain(console_reader, host.echo_console)
-        .map_err(|error| BootError::Descriptor("console", error))?;
-    Ok(Equipment { spec, fds: table.0, control, console, files: None })
+    let no_template = match template {
+        Ok(None) => None,
+        Ok(Some(Template { origin, path })) => match prepared.start(plan, host, origin).await {
+            Ok(booted) => return Ok(booted),
+            Err(error) => {
+                template::discard(&path);
+                prepared = Prepared::new(id, plan, host, &disks).await?;
+                Some(TemplateError::Unusable(Box::new(error)))
+            }
+        },
+        Err(error) => Some(error),
+    };
+    let origin = Origin::kernel(&host.installation, None)?;
+    let no_template = no_template.map(|error| chain(&error));
+    Ok(Booted { no_template, ..prepared.start(plan, host, origin).await? })
 }
 
-fn clone(what: &'static str, fd: &OwnedFd) -> Result<OwnedFd, BootError> {
-    fd.try_clone().map_err(|error| BootError::Descriptor(what, error))
+/// An error with all its causes, in one line.
+fn chain(error: &dyn Error) -> String {
+    let causes = iter::successors(Some(error), |&error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-fn socket_pair(what: &'static str) -> Result<(StdUnixStream, StdUnixStream), BootError> {
-    StdUnixStream::pair().map_err(|error| BootError::Descriptor(what, error))
+/// All that a machine needs, but the machine.
+struct Prepared {
+    equipment: Equipment,
+    state: Arc<StateDir>,
+    files: Option<FileServer>,
+    network: Option<Network>,
+    undo: Undo,
 }
 
-fn open_kvm() -> Result<File, BootError> {
-    OpenOptions::new().read(true).write(true).open("/dev/kvm").map_err(BootError::Kvm)
+impl Prepared {
+    async fn new(
+        id: &SandboxId,
+        plan: &MachinePlan,
+        host: &Host,
+        disks: &[BootDisk],
+    ) -> Result<Self, BootError> {
+        let mut undo = Undo::default();
+        let state = Arc::new(host.state.create(id)?);
+        undo.push({
+            let state = Arc::clone(&state);
+            move || state.remove()
+        });
+        let listener = UnixListener::bind(state.vsock_path())
+            .map_err(|error| BootError::Descriptor("vsock socket", error))?;
+        let mut equipment = Equipment::new(listener, host.echo_console)?;
+        equipment.add_disks(disks, plan.device_places)?;
+        let files = match plan.has_shares {
+            true => {
+                let (files, socket) = FileServer::start(&host.installation.files)?;
+                equipment.add_shares(socket);
+                equipment.files = Some(files.end());
+                Some(files)
+            }
+            false => None,
+        };
+        let network = match &plan.network {
+            Some(plan) => Some(Network::open(plan, &host.installation, &mut equipment).await?),
+            None => None,
+        };
+        Ok(Self { equipment, state, files, network, undo })
+    }
+
+    async fn start(self, plan: &MachinePlan, host: &Host, origin: Origin) -> Result<Booted, BootError> {
+        let Self { equipment, state, files, network, undo } = self;
+        let (vmm, rpc) = start(plan, &host.installation, equipment, origin).await?;
+        state.write_record(&Record {
+            id: &state.id,
+            monitor_pid: std::process::id(),
+            vmm_pid: vmm.pid(),
+            files_pid: files.as_ref().map(FileServer::pid),
+        })?;
+        let agent = greeted(&vmm, rpc).await?;
+        agent.begin().await.map_err(BootError::Agent)?;
+        let vsock = state.vsock_path();
+        Ok(Booted { agent, vmm, files, network, vsock, no_template: None, _undo: undo })
+    }
 }
 
-fn open_part(part: &'static str, path: &Path) -> Result<File, BootError> {
-    File::open(path).map_err(|source| BootError::Part { part, path: path.to_owned(), source })
+/// Starts a machine; with it comes our end of the connection that its agent dials.
+pub(crate) async fn start(
+    plan: &MachinePlan,
+    installation: &Installation,
+    mut equipment: Equipment,
+    origin: Origin,
+) -> Result<(Vmm, UnixStream), BootError> {
+    let spec = equipment.spec(plan, origin);
+    Vmm::start(&installation.vmm, &spec, equipment).await.map_err(BootError::Vmm)
+}
+
+/// Waits for a machine's agent.
+pub(crate) async fn greeted(vmm: &Vmm, rpc: UnixStream) -> Result<Agent, BootError> {
+    let agent = tokio::select! {
+        biased;
+        end = vmm.ended() => return Err(BootError::Ended(end)),
+        agent = Agent::greet(rpc) => agent,
+    };
+    match agent {
+        // A connection that breaks does so because the VMM dies: its cause is the true one.
+        Err(AgentError::Broken) => Err(BootError::Ended(vmm.ended().await)),
+        agent => agent.map_err(BootError::Agent),
+    }
 }

@@ -10,13 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    errno::Errno,
-    unistd::{Whence, lseek},
-};
 use thiserror::Error;
 
-use crate::sys::try_lock;
+use crate::{sparse::data_ranges, sys::try_lock};
 
 /// What a container may write to its disk at most where nothing is said, in bytes; blocks are taken from the host as they are written.
 pub const DEFAULT_DISK_BYTES: u64 = 10 << 30;
@@ -151,22 +147,14 @@ fn make_template(template: &Template, directory: &Path, path: &Path, bytes: u64)
 
 /// Copies what is data and leaves holes as they are.
 fn copy_sparse(mut from: &File, mut to: &File) -> io::Result<()> {
-    let length = from.metadata()?.len();
-    to.set_len(length)?;
-    let mut position = 0;
-    loop {
-        let data = match lseek(from, position, Whence::SeekData) {
-            Ok(data) => data,
-            // lseek(2): there is no data behind the position.
-            Err(Errno::ENXIO) => return Ok(()),
-            Err(errno) => return Err(errno.into()),
-        };
-        let hole = lseek(from, data, Whence::SeekHole)?;
-        from.seek(SeekFrom::Start(data as u64))?;
-        to.seek(SeekFrom::Start(data as u64))?;
-        io::copy(&mut from.take((hole - data) as u64), &mut to)?;
-        position = hole;
+    to.set_len(from.metadata()?.len())?;
+    for data in data_ranges(&from.try_clone()?) {
+        let data = data?;
+        from.seek(SeekFrom::Start(data.start))?;
+        to.seek(SeekFrom::Start(data.start))?;
+        io::copy(&mut from.take(data.end - data.start), &mut to)?;
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -30,14 +30,19 @@ pub enum IdError {
 impl SandboxId {
     /// A name nobody chose: 64 random bits in hexadecimal.
     pub fn random() -> io::Result<Self> {
-        let mut bytes = [0; 8];
-        File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-        Ok(Self(format!("{:016x}", u64::from_le_bytes(bytes))))
+        Ok(Self(format!("{:016x}", u64::from_le_bytes(random_bytes()?))))
     }
 
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// The host's randomness.
+pub(crate) fn random_bytes<const LEN: usize>() -> io::Result<[u8; LEN]> {
+    let mut bytes = [0; LEN];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
 }
 
 impl FromStr for SandboxId {

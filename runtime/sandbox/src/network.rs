@@ -41,6 +41,7 @@ use tokio::{
     time::timeout,
 };
 
+pub(crate) use self::places::device_mac;
 use self::{nat::Nat, netlink::Netlink, places::Places};
 pub use self::{
     nat::resolver,
@@ -48,10 +49,7 @@ pub use self::{
     plan::{NatPlan, NetworkPlan, Published},
     wall::WallError,
 };
-use crate::{
-    Installation, Sandbox,
-    vmm::{Equipment, Vmm},
-};
+use crate::{Installation, Sandbox, equipment::Equipment, vmm::Vmm};
 pub use securectr_wall::{Allowed, Denial, Protocol};
 
 #[derive(Debug, Error)]
@@ -203,8 +201,6 @@ struct Joined {
     interfaces: Vec<Interface>,
     /// For those that had none, in their order: which of the interfaces, and its tap.
     taps: Vec<(usize, OwnedFd)>,
-    /// How many had one before.
-    had_taps: usize,
 }
 
 impl Namespace {

@@ -101,7 +101,7 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Boots a machine and waits for its agent.
+    /// Brings a machine to where its agent waits, from its template or by booting it.
     pub async fn boot(
         id: &SandboxId,
         machine: &MachinePlan,
@@ -285,6 +285,11 @@ impl Sandbox {
     /// Answers when the machine has ended, with the cause; may be asked by several and again.
     pub async fn ended(&self) -> End {
         self.booted.vmm.ended().await
+    }
+
+    /// Why the machine had to boot, where it should have come from a template.
+    pub fn no_template(&self) -> Option<&str> {
+        self.booted.no_template.as_deref()
     }
 
     /// Of the process that is the machine.

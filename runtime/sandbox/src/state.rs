@@ -39,6 +39,16 @@ fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> S
     move |source| StateError::Io { operation, path, source }
 }
 
+/// Where what outlives its sandbox lies unless somebody says otherwise, images and templates say; none for a user without a home.
+pub fn default_store() -> Option<PathBuf> {
+    if geteuid().is_root() {
+        return Some(PathBuf::from("/var/lib/securectr"));
+    }
+    let data = env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+    let data = data.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".local/share")));
+    data.map(|data| data.join("securectr"))
+}
+
 /// The directory that holds those of all sandboxes of this user.
 #[derive(Clone, Debug)]
 pub struct StateRoot(PathBuf);
@@ -58,6 +68,7 @@ pub(crate) struct Record<'a> {
 /// A sandbox's own directory, locked by this process.
 #[derive(Debug)]
 pub(crate) struct StateDir {
+    pub id: SandboxId,
     path: PathBuf,
     root: StateRoot,
     _lock: Flock<File>,
@@ -121,7 +132,7 @@ impl StateRoot {
             Err(error) => return Err(io_error("make the sandbox's directory", &path)(error)),
         }
         match try_lock(&path) {
-            Ok(Some(lock)) => Ok(StateDir { path, root: self.clone(), _lock: lock }),
+            Ok(Some(lock)) => Ok(StateDir { id: id.clone(), path, root: self.clone(), _lock: lock }),
             Ok(None) => Err(StateError::NameInUse(id.clone())),
             Err(error) => Err(io_error("lock the sandbox's directory", &path)(error)),
         }

@@ -6,7 +6,7 @@ use std::{
     io::{self, IoSlice},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
-        unix::{ffi::OsStrExt, net::UnixStream as StdUnixStream},
+        unix::ffi::OsStrExt,
     },
     path::Path,
     sync::{
@@ -27,7 +27,7 @@ use nix::{
 };
 use securectr_vmm::{
     control::{Event, MAX_LINE_LEN, Request},
-    spec::{Fd, IoLimits, VmSpec},
+    spec::{IoLimits, VmSpec},
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -39,6 +39,7 @@ use tokio::{
 
 use crate::{
     end::{End, Evidence, ProcessExit},
+    equipment::Equipment,
     files::FilesEnd,
     sys,
 };
@@ -65,6 +66,7 @@ pub(crate) struct Vmm {
     /// Indices of disks that the VMM has closed.
     detached: broadcast::Sender<u8>,
     memory: watch::Receiver<PluggedMemory>,
+    saved: watch::Receiver<bool>,
     /// Stays open as long as the guest may run: the VMM ends when it is closed.
     control: OwnedFd,
 }
@@ -81,32 +83,17 @@ struct Said {
     disk_full: Arc<AtomicBool>,
     detached: broadcast::Sender<u8>,
     memory: watch::Sender<PluggedMemory>,
-}
-
-/// The VMM's descriptors in the order of their numbers, with [`VmSpec`] naming them by number.
-pub(crate) struct Equipment {
-    pub spec: VmSpec,
-    pub fds: Vec<OwnedFd>,
-    /// Our end of the control socket.
-    pub control: StdUnixStream,
-    pub console: JoinHandle<String>,
-    /// Tells the end of the file server, for a machine that has one.
-    pub files: Option<watch::Receiver<Option<FilesEnd>>>,
-}
-
-impl Equipment {
-    /// Adds a descriptor; answers with its number.
-    pub(crate) fn lay(&mut self, fd: OwnedFd) -> Fd {
-        let number = self.fds.len();
-        self.fds.push(fd);
-        // Fewer descriptors than an i32 can count are laid.
-        Fd(number as i32)
-    }
+    saved: watch::Sender<bool>,
 }
 
 impl Vmm {
-    /// Starts the VMM and hands it its spec. What goes wrong from here on is told by [`Vmm::ended`].
-    pub(crate) async fn start(program: &Path, equipment: Equipment) -> io::Result<Self> {
+    /// Starts the VMM and hands it its spec; with it comes our end of the connection that the agent dials. What goes wrong from here
+    /// on is told by [`Vmm::ended`].
+    pub(crate) async fn start(
+        program: &Path,
+        spec: &VmSpec,
+        equipment: Equipment,
+    ) -> io::Result<(Self, UnixStream)> {
         let program = CString::new(program.as_os_str().as_bytes())?;
         let launched =
             sys::launch(&sys::Launch { program: &program, fds: &equipment.fds, identity: jail_identity() })?;
@@ -117,8 +104,13 @@ impl Vmm {
         let disk_full = Arc::new(AtomicBool::new(false));
         let detached = broadcast::Sender::new(DETACHED_BACKLOG);
         let (said_memory, memory) = watch::channel(PluggedMemory::default());
-        let said =
-            Said { disk_full: Arc::clone(&disk_full), detached: detached.clone(), memory: said_memory };
+        let (said_saved, saved) = watch::channel(false);
+        let said = Said {
+            disk_full: Arc::clone(&disk_full),
+            detached: detached.clone(),
+            memory: said_memory,
+            saved: said_saved,
+        };
         let vmm = Self {
             pid: launched.pid,
             pidfd: Arc::clone(&pidfd),
@@ -126,11 +118,12 @@ impl Vmm {
             disk_full,
             detached,
             memory,
+            saved,
             control: equipment.control.as_fd().try_clone_to_owned()?,
         };
         equipment.control.set_nonblocking(true)?;
         let mut control = UnixStream::from_std(equipment.control)?;
-        let mut line = serde_json::to_vec(&equipment.spec)?;
+        let mut line = serde_json::to_vec(spec)?;
         line.push(b'\n');
         // A VMM that has died already does not read: that is for the watch to explain.
         let _ = control.write_all(&line).await;
@@ -139,7 +132,7 @@ impl Vmm {
             let end = watch(control, pidfd, equipment.console, &said, files).await;
             let _ = said_end.send(Some(end));
         });
-        Ok(vmm)
+        Ok((vmm, equipment.rpc))
     }
 
     pub(crate) fn pid(&self) -> i32 {
@@ -179,6 +172,17 @@ impl Vmm {
                 Ok(Err(_)) | Err(_) => Err(io::ErrorKind::TimedOut.into()),
             },
             _ = self.ended() => Ok(()),
+        }
+    }
+
+    /// Saves a machine that was made to be saved, which stands still afterwards. The error is its end.
+    pub(crate) async fn save(&self) -> Result<(), End> {
+        let mut saved = self.saved.clone();
+        // What cannot be asked has ended.
+        let _ = self.ask(Request::Save, None);
+        tokio::select! {
+            Ok(_) = saved.wait_for(|saved| *saved) => Ok(()),
+            end = self.ended() => Err(end),
         }
     }
 
@@ -314,11 +318,11 @@ async fn last_event(control: UnixStream, said: &Said) -> Option<Event> {
                 said.memory.send_replace(PluggedMemory { plugged_mib, requested_mib });
             }
             Ok(Event::DiskDetached(index)) => drop(said.detached.send(index)),
+            Ok(Event::Saved) => drop(said.saved.send_replace(true)),
             Ok(
                 event @ (Event::Running
                 | Event::Paused
                 | Event::Resumed
-                | Event::Saved
                 | Event::NetAttached
                 | Event::VcpusAllowed(_)
                 | Event::DiskAttached(_)

@@ -21,7 +21,9 @@ use containerd_shim_protos::{
     },
 };
 use nix::unistd::dup2_stdout;
-use securectr_sandbox::{Host, Installation, InstallationError, StateError, StateRoot};
+use securectr_sandbox::{
+    Host, Installation, InstallationError, StateError, StateRoot, Templates, default_store,
+};
 use thiserror::Error;
 use tokio::{
     io::AsyncReadExt,
@@ -106,7 +108,14 @@ fn take_stdout() -> io::Result<OwnedFd> {
 }
 
 fn host(args: &Args) -> Result<Host, ServeError> {
-    Ok(Host { installation: Installation::find()?, state: StateRoot::open()?, echo_console: args.debug })
+    // Who wants to see how a guest boots sees one boot.
+    let store = default_store().filter(|_| !args.debug);
+    Ok(Host {
+        installation: Installation::find()?,
+        state: StateRoot::open()?,
+        echo_console: args.debug,
+        templates: store.and_then(|store| Templates::in_store(&store)),
+    })
 }
 
 async fn until_shutdown(

@@ -12,8 +12,8 @@ use anyhow::{Context, Result};
 use rustix::process::setsid;
 use securectr_image::Store;
 use securectr_sandbox::{
-    Bundle, Config, ContainerPlan, Disks, Host, Installation, NetworkPlan, Plan, Process, ProcessName,
-    RootSource, Sandbox, SandboxId, Scope, Settings, StartError, StateRoot, Streams, StreamsWanted, Writable,
+    Bundle, Config, ContainerPlan, Disks, Installation, NetworkPlan, Plan, Process, ProcessName, RootSource,
+    Sandbox, SandboxId, Scope, Settings, StartError, StateRoot, Streams, StreamsWanted, Writable,
     lasting_disk, plan,
 };
 use tokio::time::{sleep, timeout};
@@ -27,8 +27,11 @@ use crate::{
         Records, Status, Watch, Watched, inherited, let_go_of_streams, locked, report,
     },
     copies::{Copies, Held},
-    paths, ports, run, signals,
+    paths, ports,
+    report::Report,
+    run, signals,
     streams::{Ends, Sink},
+    templates,
     timeline::Timeline,
 };
 
@@ -157,10 +160,11 @@ impl Life<'_> {
         };
         let mut installation = Installation::find()?;
         installation.kernel = kept.kernel.clone().unwrap_or(installation.kernel);
-        let host = Host { installation, state: StateRoot::open()?, echo_console: false };
+        let host = templates::host(installation, StateRoot::open()?, self.global)?;
         let io_limits = plan.container.io_limits.clone();
         let disks = Disks { image: Some(image.rootfs), writable, io_limits };
         let sandbox = Sandbox::boot(self.id, &plan.machine, &host, disks).await?;
+        templates::warn_without(&sandbox, &Report::new(self.global.log_format, None));
         Ok((Arc::new(sandbox), plan.container))
     }
 

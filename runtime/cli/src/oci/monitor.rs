@@ -11,8 +11,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::Spec;
 use rustix::process::setsid;
 use securectr_sandbox::{
-    Anchor, Bundle, Config, ContainerPlan, Disks, HookState, Host, HostCgroup, Installation, MachinePlan,
-    Process, ProcessName, RootSource, Sandbox, Scope, Settings, StateRoot, Streams, StreamsWanted, Writable,
+    Anchor, Bundle, Config, ContainerPlan, Disks, HookState, HostCgroup, Installation, MachinePlan, Process,
+    ProcessName, RootSource, Sandbox, Scope, Settings, StateRoot, Streams, StreamsWanted, Writable,
     container, find_program, network_source, run_all, run_before_create,
 };
 
@@ -26,6 +26,7 @@ use crate::{
     report::Report,
     run, signals,
     streams::{self, Ends, Output},
+    templates,
     timeline::Timeline,
 };
 
@@ -116,12 +117,9 @@ impl Begun {
         plan.limits_warnings(&[]).iter().for_each(|words| report.warning(words));
         let limits = plan.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let machine = MachinePlan::limited(limits, true, &settings)?.with_device_places(plan.device_count());
-        let host = Host {
-            installation: Installation::find()?,
-            state: StateRoot::open()?,
-            echo_console: global.debug,
-        };
+        let host = templates::host(Installation::find()?, StateRoot::open()?, global)?;
         let sandbox = Arc::new(Sandbox::boot(&args.id, &machine, &host, Disks::default()).await?);
+        templates::warn_without(&sandbox, &report);
         let wanted = StreamsWanted { stdin: true, stdout: true, stderr: !terminal };
         let streams = sandbox.create(&plan, wanted).await?;
         let init = Process::watch(Arc::clone(&sandbox), ProcessName::init(&plan.id));

@@ -24,6 +24,7 @@ use crate::{
     report::Report,
     signals::{self, Outside},
     streams::Ends,
+    templates,
     terminal::{self, RawMode},
     timeline::Timeline,
 };
@@ -50,6 +51,7 @@ impl Session<'_> {
             }
         };
         self.timeline.stamp("agent");
+        templates::warn_without(&sandbox, self.report);
         let denials = sandbox.denials();
         let container = &self.plan.container;
         let streams = sandbox.create(container, self.streams_wanted()).await?;

@@ -28,7 +28,7 @@ pub(super) fn join(netlink: &mut Netlink, served: &Served) -> Result<Joined, Net
     let links = interfaces::links(netlink)?;
     let taps = taps(&links);
     let interfaces = interfaces::read(netlink, &links, |index| taps.iter().all(|tap| tap.index != index))?;
-    let mut joined = Joined { interfaces, taps: Vec::new(), had_taps: taps.len() };
+    let mut joined = Joined { interfaces, taps: Vec::new() };
     for (place, interface) in joined.interfaces.iter().enumerate() {
         if taps.iter().all(|tap| tap.serves != interface.index) {
             served.lock().unwrap_or_else(PoisonError::into_inner).insert(interface.index);

@@ -22,7 +22,7 @@ use super::{
     places,
     wall::Wall,
 };
-use crate::vmm::Equipment;
+use crate::equipment::Equipment;
 
 /// A network as small as possible, so that it is unlikely to be one that the host wants to reach.
 pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 193, 86, 1);
@@ -43,7 +43,7 @@ pub(super) const GUEST_MAC: [u8; 6] = *b"\x02sctr\x02";
 /// A guest's data goes in few frames, each of which the socket takes as a whole or not at all: the kernel cuts what is longer than
 /// 48,832 bytes. In one run in the test host, 3 MB went out
 /// in 1.5 s with 32,000 bytes, in 2.7 s with passt's most, 65,520, and in 4.8 s with 1,500.
-const MTU: u16 = 32_768;
+pub(super) const MTU: u16 = 32_768;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -78,13 +78,13 @@ impl Nat {
             None => None,
         };
         let wire = Some(Wire::Stream(equipment.lay(socket)));
-        equipment.spec.nets = vec![NetSpec { wire, mac: GUEST_MAC, mtu: MTU }];
+        equipment.devices.nets = vec![NetSpec { wire, mac: places::device_mac(0), mtu: MTU }];
         Ok(Self { passt, wall, has_ipv6: ipv6_interface.is_some() })
     }
 
     /// The same at all times.
     pub(super) fn configuration(&self) -> ConfigureNetworkRequest {
-        let interfaces = vec![places::interface(&interface(self.has_ipv6))];
+        let interfaces = vec![places::interface(&interface(self.has_ipv6), places::device_mac(0))];
         ConfigureNetworkRequest { interfaces, ..Default::default() }
     }
 

@@ -1,23 +1,32 @@
 //! The machine's network devices, and what the agent is told of the interfaces that they become.
 
-use std::{net::IpAddr, path::Path};
+use std::{
+    net::IpAddr,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
 
 use securectr_protocol::agent::{self, ConfigureNetworkRequest};
 use securectr_vmm::spec::{NetSpec, Wire};
 
 use super::{Interface, Namespace, Neighbour, NetworkError, Prefix, Route};
-use crate::vmm::{Equipment, Vmm};
+use crate::{equipment::Equipment, vmm::Vmm};
 
 /// How many devices a machine has whose namespace is still empty. Docker lays interfaces into it between create and start, and
 /// a machine cannot get devices while it runs. Each costs the guest little as long as it is down.
-const SPARES: u8 = 2;
+pub(super) const SPARES: usize = 2;
+
+/// In bytes, of the devices' frames; that of the interface is the guest's to keep.
+pub(super) const SPARE_MTU: u16 = u16::MAX;
 
 /// The devices of a machine for what is in a namespace. When this is dropped, the namespace is as it was.
 #[derive(Debug)]
 pub(crate) struct Places {
     namespace: Namespace,
-    /// The MAC addresses of the machine's devices. They become interfaces in this order.
-    devices: Vec<[u8; 6]>,
+    /// How many devices the machine has.
+    device_count: usize,
+    /// The interfaces that have a device, by their indices in the namespace: the first has the first, and so on.
+    served: Mutex<Vec<u32>>,
 }
 
 impl Places {
@@ -26,45 +35,56 @@ impl Places {
         let namespace = Namespace::open(path).await?;
         let joined = namespace.join().await?;
         let mut nets = Vec::new();
+        let mut served = Vec::new();
         for (interface, (_, tap)) in joined.interfaces.iter().zip(joined.taps) {
             let wire = Some(Wire::Tap(equipment.lay(tap)));
-            nets.push(NetSpec { wire, mac: interface.mac, mtu: interface.mtu });
+            nets.push(NetSpec { wire, mac: device_mac(nets.len()), mtu: interface.mtu });
+            served.push(interface.index);
         }
         if nets.is_empty() {
-            nets.extend((0..SPARES).map(|number| NetSpec { wire: None, mac: spare(number), mtu: u16::MAX }));
+            let spare = |number| NetSpec { wire: None, mac: device_mac(number), mtu: SPARE_MTU };
+            nets.extend((0..SPARES).map(spare));
         }
-        let devices = nets.iter().map(|net| net.mac).collect();
-        equipment.spec.nets = nets;
-        Ok(Self { namespace, devices })
+        let device_count = nets.len();
+        equipment.devices.nets = nets;
+        Ok(Self { namespace, device_count, served: Mutex::new(served) })
     }
 
     /// Gives the machine what has appeared in the namespace, and says how the agent is to configure all there is.
     pub(crate) async fn refresh(&self, vmm: &Vmm) -> Result<ConfigureNetworkRequest, NetworkError> {
         let joined = self.namespace.join().await?;
-        let mut interfaces: Vec<agent::Interface> = joined.interfaces.iter().map(interface).collect();
-        // As many devices as there were taps are in use.
-        for (number, (place, tap)) in (joined.had_taps..).zip(joined.taps) {
-            let Some(told) = interfaces.get_mut(place) else { continue };
-            let mac = self.devices.get(number).ok_or_else(|| NetworkError::NoPlace(told.name.clone()))?;
-            vmm.attach_net(number, &tap)
-                .map_err(|source| NetworkError::Attach { interface: told.name.clone(), source })?;
-            told.device_mac = mac.to_vec();
+        let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        for (place, tap) in joined.taps {
+            let Some(Interface { index, name, .. }) = joined.interfaces.get(place) else { continue };
+            if served.len() == self.device_count {
+                return Err(NetworkError::NoPlace(name.clone()));
+            }
+            vmm.attach_net(served.len(), &tap)
+                .map_err(|source| NetworkError::Attach { interface: name.clone(), source })?;
+            served.push(*index);
         }
+        let with_device = |of: &Interface| {
+            let device = served.iter().position(|index| *index == of.index)?;
+            Some(interface(of, device_mac(device)))
+        };
+        let interfaces = joined.interfaces.iter().filter_map(with_device).collect();
         Ok(ConfigureNetworkRequest { interfaces, ..Default::default() })
     }
 }
 
-/// Locally administered; none of the world's, since the interface gets another with its tap.
-fn spare(number: u8) -> [u8; 6] {
+/// Of a machine's n-th device, until the guest gives it that of its interface: locally administered, and none of the world's. So machines
+/// whose interfaces differ are alike.
+pub(crate) fn device_mac(number: usize) -> [u8; 6] {
     let [_, s, c, t, r, _] = *b"\x02sctr\0";
-    [2, s, c, t, r, number]
+    // The VMM has fewer devices than a u8 can count.
+    [2, s, c, t, r, 0x80 | number as u8]
 }
 
 /// As the agent is told of it.
-pub(super) fn interface(interface: &Interface) -> agent::Interface {
+pub(super) fn interface(interface: &Interface, device_mac: [u8; 6]) -> agent::Interface {
     agent::Interface {
         mac: interface.mac.to_vec(),
-        device_mac: interface.mac.to_vec(),
+        device_mac: device_mac.to_vec(),
         name: interface.name.clone(),
         mtu: interface.mtu.into(),
         addresses: interface.addresses.iter().map(prefix).collect(),

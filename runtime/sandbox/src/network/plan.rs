@@ -5,6 +5,9 @@ use std::{fmt, net::IpAddr, path::PathBuf};
 use securectr_wall::{Allowed, Protocol};
 use serde::{Deserialize, Serialize};
 
+use super::{nat, places};
+use crate::NetKind;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NetworkPlan {
@@ -23,6 +26,18 @@ pub struct NatPlan {
     pub allowed: Option<Vec<Allowed>>,
     /// The guest may ask the host's resolver, at the address that [`resolver`](super::resolver) tells.
     pub resolver: bool,
+}
+
+impl NetworkPlan {
+    /// What the machine's devices are, as far as that is known before a namespace is looked at.
+    pub(crate) fn kinds(&self) -> Vec<NetKind> {
+        match self {
+            Self::Namespace(_) => {
+                vec![NetKind { is_stream: false, mtu: places::SPARE_MTU }; places::SPARES]
+            }
+            Self::Nat(_) => vec![NetKind { is_stream: true, mtu: nat::MTU }],
+        }
+    }
 }
 
 /// A port of the guest that the host has, too.

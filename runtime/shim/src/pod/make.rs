@@ -124,7 +124,9 @@ impl Pod {
 
     async fn boot(&self, id: &str, machine: &MachinePlan) -> Result<Arc<Sandbox>, PodError> {
         let id = sandbox_id(&self.namespace, id)?;
-        Ok(Arc::new(Sandbox::boot(&id, machine, &self.host, Disks::default()).await?))
+        let sandbox = Sandbox::boot(&id, machine, &self.host, Disks::default()).await?;
+        sandbox.no_template().iter().for_each(|words| eprintln!("booted without a template: {words}"));
+        Ok(Arc::new(sandbox))
     }
 
     /// Mounts the container's root, and plans it.

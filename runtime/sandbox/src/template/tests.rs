@@ -1,0 +1,6 @@
+use std::os::unix::fs::FileExt;
+
+use super::*;
+
+#[test]
+fn later() {}
