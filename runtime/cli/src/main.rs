@@ -64,6 +64,7 @@ fn main() -> ExitCode {
         Command::Completion(completion) => version::completion(completion),
         Command::Man(man) => version::man(man),
         Command::Volume(group) => volumes::act(group, &args.global, &report),
+        Command::Template(group) => templates::act(group, &args.global, &report),
         Command::Inspect(inspect) => inspect::inspect(inspect, &args.global, &report),
         Command::Container(group) => system::containers(group, &args.global),
         Command::System(group) => system::act(group, &args.global),
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
                     args.command,
                     Command::Oci(_)
                         | Command::Volume(_)
+                        | Command::Template(_)
                         | Command::Inspect(_)
                         | Command::Image(_)
                         | Command::Kept(_)

@@ -20,7 +20,7 @@ use crate::{
     copies::Copies,
     images, kept,
     output::{self, Format},
-    paths, terminal,
+    paths, templates, terminal,
     volumes::Volumes,
 };
 
@@ -207,6 +207,8 @@ fn df(df: &Df, global: &Global) -> Result<u8> {
     let copies = Copies::of(global)?;
     let (copies_count, place) = copies.count()?;
     let copies_bytes = if copies_count == 0 { 0 } else { bytes_of(place) };
+    let bytes_of_templates: Vec<_> =
+        templates::of(global)?.list()?.iter().map(|template| (template.bytes, false)).collect();
     let rows = [
         row(
             "Images",
@@ -217,6 +219,7 @@ fn df(df: &Df, global: &Global) -> Result<u8> {
         row_of("Containers", &bytes_of_containers),
         row_of("Local Volumes", &bytes_of_volumes),
         row("Private Copies", (copies_count, 0), copies_bytes, copies_bytes),
+        row_of("Templates", &bytes_of_templates),
     ];
     let columns = [
         ("TYPE", "Type"),

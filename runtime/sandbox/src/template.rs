@@ -96,15 +96,15 @@ pub struct Listed {
 }
 
 impl Templates {
-    /// Those in a user's store; none where the environment's `SECURECTR_TEMPLATES` is `never`.
+    /// Those in a user's store that starts use; none where the environment's `SECURECTR_TEMPLATES` is `never`.
     pub fn in_store(store: &Path) -> Option<Self> {
         let is_wanted = env::var_os(VARIABLE).is_none_or(|value| value != NEVER);
-        is_wanted.then(|| Self::at(store.join(DIRECTORY)))
+        is_wanted.then(|| Self::kept_in(store))
     }
 
-    /// Those in a directory, which need not be there yet.
-    pub fn at(path: PathBuf) -> Self {
-        Self(path)
+    /// Those in a user's store.
+    pub fn kept_in(store: &Path) -> Self {
+        Self(store.join(DIRECTORY))
     }
 
     /// The template of such a machine; it is made, which takes as long as a boot and some more, if it is not there.
@@ -150,11 +150,14 @@ impl Templates {
         Ok(all)
     }
 
-    /// Reads all of a template, and compares it with what was written; the key may be the beginning of one.
-    pub fn verify(&self, key: &str) -> Result<(), TemplateError> {
+    /// Reads all of a template, and compares it with what was written. The key may be the beginning of one, and is answered whole.
+    pub fn verify(&self, key: &str) -> Result<String, TemplateError> {
         let path = self.find(key)?;
-        let manifest = Manifest::read(&path).and_then(|manifest| manifest.verify(&path));
-        manifest.map_err(|source| TemplateError::Refused { key: name_of(&path), source })
+        let key = name_of(&path);
+        match Manifest::read(&path).and_then(|manifest| manifest.verify(&path)) {
+            Ok(()) => Ok(key),
+            Err(source) => Err(TemplateError::Refused { key, source }),
+        }
     }
 
     /// Removes a template. Machines that came from it go on.

@@ -13,9 +13,9 @@ pub(crate) use mounts::{Tmpfs, Volume, VolumeSource};
 pub(crate) use run::Run;
 #[cfg(test)]
 pub(crate) use run::typed;
-pub(crate) use values::{Network, cpu_count, memory_size, swap_size};
+pub(crate) use values::{Network, cpu_count, memory_size, network, swap_size};
 
-use crate::{copies, images, inside, inspect, install, kept, oci, system, version, volumes};
+use crate::{copies, images, inside, inspect, install, kept, oci, system, templates, version, volumes};
 
 /// Run containers, each in a microVM with a kernel of its own
 #[derive(Debug, Parser)]
@@ -67,6 +67,8 @@ pub(crate) enum Command {
     Man(version::Man),
     /// Manage volumes with names
     Volume(volumes::Group),
+    /// Manage the booted machines that containers start from
+    Template(templates::Group),
     /// Print all that is known of containers and images, as JSON
     Inspect(inspect::Inspect),
     /// Manage containers

@@ -19,7 +19,7 @@ pub(crate) enum Network {
     Namespace(PathBuf),
 }
 
-pub(super) fn network(text: &str) -> Result<Network, String> {
+pub(crate) fn network(text: &str) -> Result<Network, String> {
     match text {
         "none" => Ok(Network::None),
         "nat" => Ok(Network::Nat),

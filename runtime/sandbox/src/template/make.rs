@@ -1,12 +1,12 @@
 //! How a template is made: a machine boots without anything behind its devices, and is saved when its agent waits.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Permissions},
     io::{self, Write},
     os::{
         fd::OwnedFd,
         unix::{
-            fs::{FileExt, OpenOptionsExt},
+            fs::{FileExt, OpenOptionsExt, PermissionsExt},
             net::{UnixListener, UnixStream},
         },
     },
@@ -49,7 +49,8 @@ pub(super) async fn make(
 ) -> Result<(), TemplateError> {
     let parent = path.parent().unwrap_or(path);
     // It goes with an error, and what a killed process has left goes with the next one that is made.
-    let place = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(parent);
+    let private = Permissions::from_mode(0o700);
+    let place = tempfile::Builder::new().prefix(UNFINISHED).permissions(private).tempdir_in(parent);
     let place = place.map_err(io_error("make a directory in", parent))?;
     let memory = memory_file(plan).map_err(io_error("make memory for", path))?;
     let state = create(place.path(), manifest::STATE)?;
