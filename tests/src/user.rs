@@ -1,8 +1,8 @@
 //! Somebody who uses `securectr`, with a home and a store of their own.
 
 use std::{
-    fs,
-    os::unix::fs::{MetadataExt, chown},
+    env, fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -24,12 +24,35 @@ pub struct User {
 impl User {
     /// Root.
     pub fn new() -> Result<Self> {
-        Ok(Self { home: tempfile::tempdir()?, ids: None })
+        Self { home: tempfile::tempdir()?, ids: None }.sharing_templates()
     }
 
     /// Root, with a home below a directory.
     pub fn new_in(directory: &Path) -> Result<Self> {
-        Ok(Self { home: tempfile::tempdir_in(directory)?, ids: None })
+        Self { home: tempfile::tempdir_in(directory)?, ids: None }.sharing_templates()
+    }
+
+    /// Root, for whom no machine was booted yet.
+    pub fn without_templates() -> Result<Self> {
+        Ok(Self { home: tempfile::tempdir()?, ids: None })
+    }
+
+    /// The templates of a user's machines are those of all tests of the same user: they are made once.
+    fn sharing_templates(self) -> Result<Self> {
+        let (uid, gid) = self.ids.unzip();
+        let shared = env::temp_dir().join(format!("securectr-tests-templates-{}", uid.unwrap_or(0)));
+        let store = self.home().join("store");
+        fs::create_dir(&store)?;
+        // Another test may just have made it.
+        if fs::create_dir(&shared).is_ok() {
+            fs::set_permissions(&shared, fs::Permissions::from_mode(0o700))?;
+            chown(&shared, uid, gid)?;
+        }
+        symlink(&shared, store.join("templates"))?;
+        for path in [store.clone(), store.join("templates")] {
+            lchown(path, uid, gid)?;
+        }
+        Ok(self)
     }
 
     /// One whom no system knows, with the group of those who may use KVM and no other.
@@ -43,7 +66,7 @@ impl User {
         for path in [user.home().to_owned(), user.runtime()] {
             chown(path, Some(ORDINARY_ID), Some(group))?;
         }
-        Ok(user)
+        user.sharing_templates()
     }
 
     /// One who has the busybox image, by the name `box`.

@@ -73,6 +73,8 @@ pub(crate) struct Booted {
     /// After the VMM, whose taps go with it.
     pub network: Option<Network>,
     pub vsock: PathBuf,
+    /// It goes on from a template.
+    pub is_restored: bool,
     /// Why it had to boot, where it should have come from a template.
     pub no_template: Option<String>,
     /// Declared last: the state goes when the VMM is gone.
@@ -139,7 +141,7 @@ pub(crate) async fn boot(
     let no_template = match template {
         Ok(None) => None,
         Ok(Some(Template { origin, path })) => match prepared.start(plan, host, origin).await {
-            Ok(booted) => return Ok(booted),
+            Ok(booted) => return Ok(Booted { is_restored: true, ..booted }),
             Err(error) => {
                 template::discard(&path);
                 prepared = Prepared::new(id, plan, host, &disks).await?;
@@ -213,7 +215,7 @@ impl Prepared {
         let agent = greeted(&vmm, rpc).await?;
         agent.begin().await.map_err(BootError::Agent)?;
         let vsock = state.vsock_path();
-        Ok(Booted { agent, vmm, files, network, vsock, no_template: None, _undo: undo })
+        Ok(Booted { agent, vmm, files, network, vsock, is_restored: false, no_template: None, _undo: undo })
     }
 }
 

@@ -287,6 +287,11 @@ impl Sandbox {
         self.booted.vmm.ended().await
     }
 
+    /// Whether the machine goes on from a template.
+    pub fn is_restored(&self) -> bool {
+        self.booted.is_restored
+    }
+
     /// Why the machine had to boot, where it should have come from a template.
     pub fn no_template(&self) -> Option<&str> {
         self.booted.no_template.as_deref()

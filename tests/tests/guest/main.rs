@@ -19,6 +19,7 @@ mod share_speed;
 mod shares;
 mod stay;
 mod streams;
+mod templates;
 mod terminal;
 mod volumes;
 mod without_root;

@@ -50,7 +50,7 @@ impl Session<'_> {
                 return Ok(Outcome { code: code_of_signal(signal), cause: Cause::Signal, message: None });
             }
         };
-        self.timeline.stamp("agent");
+        self.timeline.stamp(if sandbox.is_restored() { "restored" } else { "booted" });
         templates::warn_without(&sandbox, self.report);
         let denials = sandbox.denials();
         let container = &self.plan.container;
