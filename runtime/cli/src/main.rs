@@ -23,6 +23,7 @@ mod progress;
 mod report;
 mod run;
 mod signals;
+mod spans;
 mod streams;
 mod system;
 mod templates;
@@ -34,18 +35,18 @@ mod volumes;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::{
     args::{Args, Command},
     report::Report,
+    timeline::Timeline,
 };
 
 /// Our own failure, as for docker run.
 pub(crate) const OWN_FAILURE: u8 = 125;
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let timeline = Timeline::begin();
+    let args = match Args::typed() {
         Ok(args) => args,
         Err(usage) => {
             // Help and version come this way too; that standard output is gone is not worth a word.
@@ -53,10 +54,11 @@ fn main() -> ExitCode {
             return ExitCode::from(if usage.use_stderr() { OWN_FAILURE } else { 0 });
         }
     };
+    timeline.stamp("arguments");
     let report = Report::new(args.global.log_format, args.global.oci.log.as_deref());
     let result = match &args.command {
         Command::Run(run) if run.detach => kept::detach(run, &args.global, &report),
-        Command::Run(run) => run::run(run, &args.global, &report),
+        Command::Run(run) => run::run(run, &args.global, &report, &timeline),
         Command::Check(check) => check::check(check, &args.global),
         Command::Install(options) => install::install(options, &args.global),
         Command::Uninstall(options) => install::uninstall(options),

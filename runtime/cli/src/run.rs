@@ -39,9 +39,9 @@ const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
 /// To the exit code. With `--outcome`, how it ended is written there as well, and nothing to standard error.
-pub(crate) fn run(run: &Run, global: &Global, report: &Report) -> Result<u8> {
+pub(crate) fn run(run: &Run, global: &Global, report: &Report, timeline: &Timeline) -> Result<u8> {
     let Some(path) = &run.outcome else {
-        let ended = to_its_end(run, global, report).or_else(|error| match of_failure(&error) {
+        let ended = to_its_end(run, global, report, timeline).or_else(|error| match of_failure(&error) {
             // A VMM that was killed is a container that was killed.
             outcome if outcome.code != crate::OWN_FAILURE => {
                 report.error(&error);
@@ -51,7 +51,8 @@ pub(crate) fn run(run: &Run, global: &Global, report: &Report) -> Result<u8> {
         });
         return ended.map(|outcome| outcome.code);
     };
-    let outcome = to_its_end(run, global, &report.silent()).unwrap_or_else(|error| of_failure(&error));
+    let outcome =
+        to_its_end(run, global, &report.silent(), timeline).unwrap_or_else(|error| of_failure(&error));
     let written =
         serde_json::to_vec(&outcome).map_err(io::Error::from).and_then(|json| fs::write(path, json));
     written.with_context(|| format!("write {}", path.display()))?;
@@ -69,8 +70,7 @@ fn of_failure(error: &anyhow::Error) -> Outcome {
     Outcome { code, cause, message: Some(format!("{error:#}")) }
 }
 
-fn to_its_end(run: &Run, global: &Global, report: &Report) -> Result<Outcome> {
-    let timeline = Timeline::begin();
+fn to_its_end(run: &Run, global: &Global, report: &Report, timeline: &Timeline) -> Result<Outcome> {
     if run.tty && run.interactive && !terminal::stdin_is_terminal() {
         bail!("give the container a terminal: standard input is not one; leave out -t or -i");
     }
@@ -111,7 +111,7 @@ fn to_its_end(run: &Run, global: &Global, report: &Report) -> Result<Outcome> {
     let held = Copies::of(global)?.hold(&id, id.as_str(), true, &spec)?;
     let host = templates::host(installation, state, global)?;
     let journal = paths::store(global).ok().map(|store| Journal::of(&store));
-    let session = Session { plan: &plan, run, spec, kept, journal, report, timeline: &timeline };
+    let session = Session { plan: &plan, run, spec, kept, journal, report, timeline };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
     let disks = disks(&plan.container, root.image.take(), run, global)?;

@@ -1,6 +1,8 @@
 //! From a plan to a machine whose agent is ready. Every privileged step of a start is here, each undone when a later one fails.
 
-use std::{error::Error, fs::File, io, iter, os::unix::net::UnixListener, path::PathBuf, sync::Arc};
+use std::{
+    error::Error, fs::File, io, iter, os::unix::net::UnixListener, path::PathBuf, sync::Arc, time::Instant,
+};
 
 use thiserror::Error;
 use tokio::net::UnixStream;
@@ -14,7 +16,7 @@ use crate::{
     io_limits,
     network::Network,
     state::{Record, StateDir},
-    template::{self, Kind, Template},
+    template::{self, Kind, Observation, Template},
     undo::Undo,
     vmm::Vmm,
 };
@@ -73,8 +75,9 @@ pub(crate) struct Booted {
     /// After the VMM, whose taps go with it.
     pub network: Option<Network>,
     pub vsock: PathBuf,
-    /// It goes on from a template.
-    pub is_restored: bool,
+    pub steps: Vec<Step>,
+    /// It shows what machines from its template touch.
+    pub observation: Option<Observation>,
     /// Why it had to boot, where it should have come from a template.
     pub no_template: Option<String>,
     /// Declared last: the state goes when the VMM is gone.
@@ -131,6 +134,7 @@ pub(crate) async fn boot(
     disks: Vec<BootDisk>,
 ) -> Result<Booted, BootError> {
     let mut prepared = Prepared::new(id, plan, host, &disks).await?;
+    prepared.done("prepared");
     let template = match &host.templates {
         Some(templates) => {
             let kind = Kind::of(plan, &prepared.equipment.devices);
@@ -138,10 +142,11 @@ pub(crate) async fn boot(
         }
         None => Ok(None),
     };
+    prepared.done("template");
     let no_template = match template {
         Ok(None) => None,
-        Ok(Some(Template { origin, path })) => match prepared.start(plan, host, origin).await {
-            Ok(booted) => return Ok(Booted { is_restored: true, ..booted }),
+        Ok(Some(Template { origin, observation, path })) => match prepared.start(plan, host, origin).await {
+            Ok(booted) => return Ok(Booted { observation, ..booted }),
             Err(error) => {
                 template::discard(&path);
                 prepared = Prepared::new(id, plan, host, &disks).await?;
@@ -167,10 +172,18 @@ struct Prepared {
     state: Arc<StateDir>,
     files: Option<FileServer>,
     network: Option<Network>,
+    steps: Vec<Step>,
     undo: Undo,
 }
 
+/// What was done on the way of a start, and when.
+pub type Step = (&'static str, Instant);
+
 impl Prepared {
+    fn done(&mut self, step: &'static str) {
+        self.steps.push((step, Instant::now()));
+    }
+
     async fn new(
         id: &SandboxId,
         plan: &MachinePlan,
@@ -200,12 +213,14 @@ impl Prepared {
             Some(plan) => Some(Network::open(plan, &host.installation, &mut equipment).await?),
             None => None,
         };
-        Ok(Self { equipment, state, files, network, undo })
+        Ok(Self { equipment, state, files, network, steps: Vec::new(), undo })
     }
 
     async fn start(self, plan: &MachinePlan, host: &Host, origin: Origin) -> Result<Booted, BootError> {
-        let Self { equipment, state, files, network, undo } = self;
+        let Self { equipment, state, files, network, mut steps, undo } = self;
+        let is_restored = matches!(origin, Origin::Saved { .. });
         let (vmm, rpc) = start(plan, &host.installation, equipment, origin).await?;
+        steps.push(("vmm", Instant::now()));
         state.write_record(&Record {
             id: &state.id,
             monitor_pid: std::process::id(),
@@ -214,8 +229,21 @@ impl Prepared {
         })?;
         let agent = greeted(&vmm, rpc).await?;
         agent.begin().await.map_err(BootError::Agent)?;
+        let running = vmm.running_since();
+        steps.extend(running.map(|since| (if is_restored { "restored" } else { "booted" }, since)));
+        steps.push(("agent", Instant::now()));
         let vsock = state.vsock_path();
-        Ok(Booted { agent, vmm, files, network, vsock, is_restored: false, no_template: None, _undo: undo })
+        Ok(Booted {
+            agent,
+            vmm,
+            files,
+            network,
+            vsock,
+            steps,
+            observation: None,
+            no_template: None,
+            _undo: undo,
+        })
     }
 }
 

@@ -11,7 +11,9 @@ use std::{
 
 use nix::{fcntl::OFlag, unistd::pipe2};
 use securectr_protocol::{RPC_PORT, SHARED_TAG};
-use securectr_vmm::spec::{DialOut, DiskSpec, Fd, FsSpec, Memory, NetSpec, Start, VmSpec, VsockSpec};
+use securectr_vmm::spec::{
+    DialOut, DiskSpec, Expected, Fd, FsSpec, Memory, NetSpec, Start, VmSpec, VsockSpec,
+};
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{BootError, Installation, MachinePlan, boot::BootDisk, console, files::FilesEnd};
@@ -45,7 +47,7 @@ pub(crate) enum Origin {
     /// A kernel boots, maybe in a machine that is to be saved.
     Kernel { kernel: File, initramfs: File, to_be_saved: Option<ToBeSaved> },
     /// It goes on where one was saved.
-    Saved { memory: File, state: File },
+    Saved { memory: File, state: File, expected: Expected },
 }
 
 /// Empty files: one as long as the machine's memory, and one for the rest.
@@ -132,8 +134,8 @@ impl Equipment {
                 let command_line = plan.command_line.clone();
                 Start::Boot { kernel: self.lay(kernel), initramfs: self.lay(initramfs), command_line }
             }
-            Origin::Saved { memory: from, state } => {
-                memory = Memory::Private(self.lay(from));
+            Origin::Saved { memory: from, state, expected } => {
+                memory = Memory::Private { file: self.lay(from), expected };
                 Start::Restore { state: self.lay(state) }
             }
         };

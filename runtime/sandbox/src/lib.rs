@@ -50,7 +50,7 @@ mod vmm;
 pub use addition::{Addition, Job, Parcel};
 pub use agent::AgentError;
 pub use anchor::Anchor;
-pub use boot::{BootError, Disks, Host};
+pub use boot::{BootError, Disks, Host, Step};
 pub use config::{Config, ConfigError};
 pub use control::{CpuStats, IoStats, MemoryStats, PidsStats, Stats};
 pub use devices::{BlockDevice, DeviceError, DeviceSource, MAX_BLOCK_DEVICES};

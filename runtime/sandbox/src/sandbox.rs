@@ -13,7 +13,7 @@ use crate::{
     Addition, AgentError, BootError, ContainerPlan, End, GivenFile, Host, MachinePlan, MemoryError,
     NetworkError, PodPlan, SandboxId, Streams, StreamsWanted, Writable,
     agent::Agent,
-    boot::{self, Booted, Disks},
+    boot::{self, Booted, Disks, Step},
     devices::{DeviceError, Places},
     room::Room,
     shares::{self, ShareError},
@@ -226,6 +226,7 @@ impl Sandbox {
     /// Lets a process's program run. The inner result is about the program, the outer one about the sandbox.
     pub async fn start(&self, process: &ProcessName) -> Result<Result<(), LaunchFailure>, SandboxError> {
         let answer = self.ask("start the process", self.booted.agent.start(process.into())).await?;
+        self.note_start();
         Ok(match answer.failure.into_option() {
             None => Ok(()),
             Some(failure) => Err(LaunchFailure {
@@ -235,9 +236,20 @@ impl Sandbox {
         })
     }
 
+    /// Machines that come from the same template will find what this one has touched.
+    fn note_start(&self) {
+        if let Some(observation) = &self.booted.observation {
+            // Without it they start a little slower.
+            let _ = observation.note(self.booted.vmm.pid());
+        }
+    }
+
     /// Waits for a process's end; says also whether the guest's kernel killed a process of its container for want of memory.
     pub async fn wait(&self, process: &ProcessName) -> Result<(ExitStatus, OomKilled), SandboxError> {
         let answer = self.ask("run the container", self.booted.agent.wait(process.into())).await?;
+        if process.exec.is_none() {
+            self.note_start();
+        }
         // As in wait(2), both are of eight bits; more is the word of an agent that is not ours.
         let status = match answer.signal {
             0 => ExitStatus::Code(answer.exit_code as u8),
@@ -287,9 +299,10 @@ impl Sandbox {
         self.booted.vmm.ended().await
     }
 
-    /// Whether the machine goes on from a template.
-    pub fn is_restored(&self) -> bool {
-        self.booted.is_restored
+    /// When each step was done until the agent was ready: `prepared`, `template`, `vmm`, `restored` or, where a kernel booted, `booted`,
+    /// and `agent`.
+    pub fn steps(&self) -> &[Step] {
+        &self.booted.steps
     }
 
     /// Why the machine had to boot, where it should have come from a template.

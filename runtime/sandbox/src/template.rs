@@ -7,6 +7,7 @@
 mod inputs;
 mod make;
 mod manifest;
+mod touched;
 
 use std::{
     cmp::Reverse,
@@ -28,6 +29,7 @@ use nix::{
 use thiserror::Error;
 use tokio::time::sleep;
 
+pub(crate) use self::touched::Observation;
 use self::{inputs::Inputs, manifest::Manifest};
 pub use self::{
     inputs::{Kind, NetKind},
@@ -80,6 +82,8 @@ pub struct Templates(PathBuf);
 /// One that may be used.
 pub(crate) struct Template {
     pub origin: Origin,
+    /// The machine that is made of it is the first, and shows what one touches.
+    pub observation: Option<Observation>,
     pub path: PathBuf,
 }
 
@@ -116,22 +120,19 @@ impl Templates {
     ) -> Result<Template, TemplateError> {
         let inputs = Inputs::of(plan, kind, &host.installation)?;
         let path = self.0.join(inputs.key()?);
-        if let Some(origin) = open(&path, &inputs)? {
-            return Ok(Template { origin, path });
+        if let Some(template) = open(&path, &inputs)? {
+            return Ok(template);
         }
         self.make_directory()?;
         let _lock = self.lock().await?;
         // Who had the lock before may have made it.
-        if let Some(origin) = open(&path, &inputs)? {
-            return Ok(Template { origin, path });
+        if let Some(template) = open(&path, &inputs)? {
+            return Ok(template);
         }
         self.sweep();
         make::make(&path, plan, &inputs, host).await?;
         self.forget_oldest(&path)?;
-        match open(&path, &inputs)? {
-            Some(origin) => Ok(Template { origin, path }),
-            None => Err(TemplateError::Missing(name_of(&path))),
-        }
+        open(&path, &inputs)?.ok_or_else(|| TemplateError::Missing(name_of(&path)))
     }
 
     /// Makes the template that [`Sandbox::boot`](crate::Sandbox::boot) will look for; says whether it was not there before.
@@ -231,7 +232,7 @@ pub(crate) fn discard(path: &Path) {
 }
 
 /// None when there is none.
-fn open(path: &Path, inputs: &Inputs) -> Result<Option<Origin>, TemplateError> {
+fn open(path: &Path, inputs: &Inputs) -> Result<Option<Template>, TemplateError> {
     let opened = match Manifest::read(path).and_then(|manifest| manifest.open(path, inputs)) {
         Err(Refusal::Missing) => return Ok(None),
         opened => opened,
@@ -242,7 +243,9 @@ fn open(path: &Path, inputs: &Inputs) -> Result<Option<Origin>, TemplateError> {
     })?;
     // By the directory's time it is known which was not used for long.
     let _ = utimes_now(path);
-    Ok(Some(Origin::Saved { memory, state }))
+    let (expected, observation) = touched::expected(path);
+    let origin = Origin::Saved { memory, state, expected };
+    Ok(Some(Template { origin, observation, path: path.to_owned() }))
 }
 
 fn listed(path: &Path) -> Option<Listed> {

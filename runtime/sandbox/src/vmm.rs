@@ -10,10 +10,10 @@ use std::{
     },
     path::Path,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -67,6 +67,8 @@ pub(crate) struct Vmm {
     detached: broadcast::Sender<u8>,
     memory: watch::Receiver<PluggedMemory>,
     saved: watch::Receiver<bool>,
+    /// When its guest began to run.
+    running: Arc<OnceLock<Instant>>,
     /// Stays open as long as the guest may run: the VMM ends when it is closed.
     control: OwnedFd,
 }
@@ -84,6 +86,7 @@ struct Said {
     detached: broadcast::Sender<u8>,
     memory: watch::Sender<PluggedMemory>,
     saved: watch::Sender<bool>,
+    running: Arc<OnceLock<Instant>>,
 }
 
 impl Vmm {
@@ -110,6 +113,7 @@ impl Vmm {
             detached: detached.clone(),
             memory: said_memory,
             saved: said_saved,
+            running: Arc::default(),
         };
         let vmm = Self {
             pid: launched.pid,
@@ -119,6 +123,7 @@ impl Vmm {
             detached,
             memory,
             saved,
+            running: Arc::clone(&said.running),
             control: equipment.control.as_fd().try_clone_to_owned()?,
         };
         equipment.control.set_nonblocking(true)?;
@@ -137,6 +142,11 @@ impl Vmm {
 
     pub(crate) fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// When its guest began to run, if it has said so.
+    pub(crate) fn running_since(&self) -> Option<Instant> {
+        self.running.get().copied()
     }
 
     /// Gives a network device of the spec that has none its tap.
@@ -319,9 +329,12 @@ async fn last_event(control: UnixStream, said: &Said) -> Option<Event> {
             }
             Ok(Event::DiskDetached(index)) => drop(said.detached.send(index)),
             Ok(Event::Saved) => drop(said.saved.send_replace(true)),
+            Ok(event @ Event::Running) => {
+                said.running.get_or_init(Instant::now);
+                last = Some(event);
+            }
             Ok(
-                event @ (Event::Running
-                | Event::Paused
+                event @ (Event::Paused
                 | Event::Resumed
                 | Event::NetAttached
                 | Event::VcpusAllowed(_)

@@ -7,6 +7,7 @@
 //! Locks: one around the list of regions, held for as long as it takes to copy a pointer.
 
 mod chunks;
+mod private;
 mod sys;
 
 use std::{
@@ -16,13 +17,17 @@ use std::{
 };
 
 use kvm_ioctls::VmFd;
+use securectr_vmm::spec::Expected;
 use thiserror::Error;
 use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryBackend, GuestRegionMmap,
-    mmap::{FromRangesError, MmapRegionBuilder, MmapRegionError},
+    FileOffset, GuestAddress, GuestMemoryBackend,
+    mmap::{FromRangesError, MmapRegionError},
 };
 
-pub(crate) use self::chunks::{CHUNK_LEN, Chunks, Room};
+pub(crate) use self::{
+    chunks::{CHUNK_LEN, Chunks, Room},
+    private::bring,
+};
 use crate::arch;
 
 pub(crate) type GuestMemory = vm_memory::GuestMemoryMmap<()>;
@@ -33,6 +38,8 @@ pub(crate) const MIB: u64 = 1024 * 1024;
 pub(crate) enum MemoryError {
     #[error("map {0} MiB of guest memory")]
     Map(u32, #[source] FromRangesError),
+    #[error("map the file with the guest's memory")]
+    File(#[source] io::Error),
     #[error("keep guest memory out of core dumps")]
     CoreDump(#[source] io::Error),
     #[error("make memslot {0}")]
@@ -65,18 +72,23 @@ pub(crate) enum Backing {
     /// What is written is in the file.
     Shared(File),
     /// What is written is not.
-    Private(File),
+    Private(File, Expected),
 }
 
 /// Maps the memory of a guest.
 pub(crate) fn allocate(memory_mib: u32, backing: Backing) -> Result<GuestMemory, MemoryError> {
     let ranges = arch::memory_ranges(u64::from(memory_mib) * MIB);
-    let memory = match backing {
-        Backing::Anonymous => GuestMemory::from_ranges(&ranges),
-        Backing::Shared(file) => mapped(&ranges, file, libc::MAP_SHARED),
-        Backing::Private(file) => mapped(&ranges, file, libc::MAP_PRIVATE),
+    let memory = match &backing {
+        Backing::Shared(file) => shared(&ranges, file),
+        Backing::Anonymous | Backing::Private(..) => GuestMemory::from_ranges(&ranges),
     };
     let memory = memory.map_err(|error| MemoryError::Map(memory_mib, error))?;
+    if let Backing::Private(file, expected) = &backing {
+        private::lay(&memory, file).map_err(MemoryError::File)?;
+        if *expected == Expected::Unknown {
+            private::map_alone(&memory, file);
+        }
+    }
     for region in memory.iter() {
         sys::keep_out_of_core_dumps(region).map_err(MemoryError::CoreDump)?;
     }
@@ -84,29 +96,15 @@ pub(crate) fn allocate(memory_mib: u32, backing: Backing) -> Result<GuestMemory,
 }
 
 /// The ranges lie behind each other in the file, which has all of them: what is mapped beyond its end kills who touches it.
-fn mapped(
-    ranges: &[(GuestAddress, usize)],
-    file: File,
-    flags: libc::c_int,
-) -> Result<GuestMemory, FromRangesError> {
-    let file_len = file.metadata().map_err(MmapRegionError::Mmap)?.len();
-    let file = Arc::new(file);
+fn shared(ranges: &[(GuestAddress, usize)], file: &File) -> Result<GuestMemory, FromRangesError> {
+    let file = Arc::new(file.try_clone().map_err(MmapRegionError::Mmap)?);
     let mut start = 0;
-    let mut regions = Vec::new();
-    for &(address, len) in ranges {
+    let with_file = ranges.iter().map(|&(address, len)| {
         let offset = FileOffset::from_arc(Arc::clone(&file), start);
         start += len as u64;
-        if start > file_len {
-            return Err(MmapRegionError::MappingPastEof.into());
-        }
-        let region = MmapRegionBuilder::new(len)
-            .with_file_offset(offset)
-            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(flags | libc::MAP_NORESERVE)
-            .build()?;
-        regions.push(GuestRegionMmap::new(region, address).ok_or(FromRangesError::InvalidGuestRegion)?);
-    }
-    Ok(GuestMemory::from_regions(regions)?)
+        (address, len, Some(offset))
+    });
+    GuestMemory::from_ranges_with_files(with_file)
 }
 
 /// Makes each region a memslot of the VM. The memory must live as long as the VM's vCPUs run.
@@ -147,11 +145,12 @@ mod tests {
     #[test]
     fn a_shared_file_has_what_the_guest_writes_and_a_private_one_has_not() {
         assert_eq!(written(Backing::Shared), (*b"said", 2 * MIB));
-        assert_eq!(written(Backing::Private), ([0; 4], 2 * MIB));
+        assert_eq!(written(|file| Backing::Private(file, Expected::Unknown)), ([0; 4], 2 * MIB));
     }
 
     #[test]
     fn a_file_that_is_shorter_than_the_memory_is_refused() {
-        assert!(matches!(allocate(3, Backing::Private(file())), Err(MemoryError::Map(3, _))));
+        let short = Backing::Private(file(), Expected::Unknown);
+        assert!(matches!(allocate(3, short), Err(MemoryError::File(_))));
     }
 }

@@ -66,7 +66,7 @@ impl Start {
 }
 
 /// Where a guest's memory is, but for what comes while it runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Memory {
     /// Nowhere else.
@@ -74,17 +74,35 @@ pub enum Memory {
     /// In a file of its size, which has at once what the guest writes: the memory of a machine that is to be saved.
     Shared(Fd),
     /// The guest finds what is in a file of its size, and what it writes stays its own.
-    Private(Fd),
+    Private { file: Fd, expected: Expected },
 }
 
 impl Memory {
-    pub fn fd(self) -> Option<Fd> {
+    pub fn fd(&self) -> Option<Fd> {
         match self {
             Self::Anonymous => None,
-            Self::Shared(fd) | Self::Private(fd) => Some(fd),
+            Self::Shared(fd) | Self::Private { file: fd, .. } => Some(*fd),
         }
     }
 }
+
+/// Which pages a guest touches soon, as far as others have shown that went on from the same file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expected {
+    /// Nobody has shown it yet, so this guest is to: its pages are mapped each by itself, and proc_pid_pagemap(5) tells which it has
+    /// touched.
+    Unknown,
+    /// They are there when the guest begins. It is a guess: what is beyond the file counts for nothing.
+    Pages(Vec<PageRun>),
+}
+
+/// Pages of [`PAGE_LEN`] bytes: the first one's number in the file, how many, and whether they will be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageRun(pub u32, pub u32, pub bool);
+
+/// In bytes.
+pub const PAGE_LEN: u64 = 4096;
 
 /// In what the host gives memory to a running guest and takes it back, in MiB: Linux's memory blocks in a guest of less than 64 GiB.
 pub const HOTPLUG_CHUNK_MIB: u32 = 128;

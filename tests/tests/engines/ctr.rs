@@ -227,7 +227,7 @@ fn what_a_container_costs_is_counted_in_the_cgroup_that_the_engine_names() -> Re
         let cgroup = Path::new("/sys/fs/cgroup/default/counted");
         let container = containerd()?.detached(runtime, "counted", &["sleep", "1000"])?;
         let used: u64 = fs::read_to_string(cgroup.join("memory.current"))?.trim().parse()?;
-        let least = if runtime == Runtime::Securectr { 10 << 20 } else { 1 };
+        let least = if runtime == Runtime::Securectr { 2 << 20 } else { 1 };
         assert!(used >= least, "{used} bytes");
         container.signal("KILL")?;
         container.wait_until("STOPPED")?;

@@ -27,6 +27,34 @@ pub(crate) struct Args {
     pub command: Command,
 }
 
+/// What `run` needs of all this. It is waited for, and the tree of all words takes a while to build.
+#[derive(Debug, Parser)]
+#[command(name = "securectr")]
+struct OnlyRun {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: RunCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum RunCommand {
+    Run(Box<Run>),
+}
+
+impl Args {
+    /// What was typed: a command, or the words about it that clap has.
+    pub(crate) fn typed() -> Result<Self, clap::Error> {
+        match OnlyRun::try_parse() {
+            Ok(OnlyRun { global, command: RunCommand::Run(run) }) => {
+                Ok(Self { global, command: Command::Run(run) })
+            }
+            // Another command, or words of help, which the whole tree has.
+            Err(_) => Self::try_parse(),
+        }
+    }
+}
+
 #[derive(Clone, Debug, ClapArgs)]
 pub(crate) struct Global {
     /// How messages of securectr itself are written to standard error

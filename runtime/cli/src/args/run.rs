@@ -229,6 +229,10 @@ pub(crate) struct Run {
     /// Print how long each step of the start took, as JSON, to standard error
     #[arg(long)]
     pub timings: bool,
+    /// Append the steps of the start to a file as OpenTelemetry spans, a line of OTLP's JSON a start; they go on with the trace of the
+    /// environment's TRACEPARENT
+    #[arg(long, value_name = "FILE", conflicts_with = "detach")]
+    pub otlp: Option<PathBuf>,
     /// The image, unless --rootfs is given, then the command and its arguments
     #[arg(trailing_var_arg = true, value_name = "IMAGE [COMMAND [ARG...]]")]
     pub words: Vec<OsString>,

@@ -9,6 +9,7 @@ use super::{
     kept::Restart,
     record::{Place, Record, Status},
 };
+use crate::timeline::Timeline;
 
 pub(crate) struct Book {
     pub place: Place,
@@ -34,6 +35,13 @@ impl Book {
         let Some(kept) = &mut self.record.kept else { return Ok(()) };
         kept.cut_off = Some(words);
         self.place.write(&self.record)
+    }
+
+    /// It is written with the next turn.
+    pub(crate) fn note_timings(&mut self, timeline: &Timeline) {
+        if let Some(kept) = &mut self.record.kept {
+            kept.timings = timeline.in_us();
+        }
     }
 
     pub(crate) fn turn(&mut self, status: Status) -> Result<()> {

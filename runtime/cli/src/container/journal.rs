@@ -112,6 +112,9 @@ fn event(record: &Record, action: &Action) -> Event {
         attributes.insert("image".to_owned(), kept.image.clone());
         attributes.insert("name".to_owned(), kept.name.clone());
     }
+    if let (Some(kept), "start") = (&record.kept, action) {
+        attributes.extend(kept.timings.iter().map(|(step, us)| (step.clone(), us.to_string())));
+    }
     attributes.extend(told.map(|(key, value)| (key.to_owned(), value)));
     Event {
         time: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),

@@ -1,6 +1,6 @@
 //! What is written of a container that `run` has made, beside what is of every container: for one that stays, enough to start it again.
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use securectr_image::Digest;
 use securectr_sandbox::{GivenFile, NetworkPlan};
@@ -51,6 +51,9 @@ pub(crate) struct Kept {
     pub files: Vec<GivenFile>,
     /// By its policy, since somebody started it.
     pub restarts: u32,
+    /// When each step of the last start was done, in microseconds.
+    #[serde(default)]
+    pub timings: BTreeMap<String, u64>,
     /// RFC 3339.
     pub started: Option<String>,
     pub ended: Option<Ended>,

@@ -149,6 +149,7 @@ pub(crate) fn kept(
         labels: run.label.clone(),
         files,
         restarts: 0,
+        timings: Default::default(),
         started: None,
         ended: None,
     })

@@ -119,16 +119,21 @@ impl Life<'_> {
             nat.published = ports::choose(&kept.ports)?;
         }
         kept.cut_off = None;
+        let timeline = Timeline::begin();
         let (sandbox, plan) = self.boot(&kept).await?;
+        timeline.take_over(sandbox.steps());
         let denials = sandbox.denials();
         let wanted = StreamsWanted { stdin: kept.interactive, stdout: true, stderr: !kept.tty };
         let streams = sandbox.create(&plan, wanted).await?;
         let init = Process::watch(Arc::clone(&sandbox), ProcessName::init(&plan.id));
+        timeline.stamp("created");
         let joined = self.keep_output(streams, &kept)?;
         let listener = self.place.listen()?;
         // Who has made the namespace may have waited for the container.
         sandbox.refresh_network().await?;
         init.start().await?;
+        timeline.stamp("started");
+        kept.timings = timeline.in_us();
         kept.started = Some(humantime::format_rfc3339_nanos(SystemTime::now()).to_string());
         (kept.restarts, kept.ended) = (restarts, None);
         let budget = kept.budget.clone();

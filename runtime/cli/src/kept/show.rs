@@ -171,6 +171,7 @@ pub(super) fn document(record: &Record, kept: &Kept) -> Value {
             "Ports": ports::by_guest_port(published(record, kept)),
             "CutOff": kept.cut_off,
         },
+        "StartTimings": kept.timings,
         "LogPath": record.bundle.join("log.jsonl"),
     })
 }

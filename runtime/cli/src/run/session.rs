@@ -12,6 +12,7 @@ use securectr_sandbox::{
     StreamsWanted,
 };
 use securectr_sdk::{Cause, Outcome};
+use serde_json::json;
 use tokio::{net::UnixListener, sync::mpsc};
 
 use super::{code_of_signal, launch_code};
@@ -23,6 +24,7 @@ use crate::{
     kept,
     report::Report,
     signals::{self, Outside},
+    spans,
     streams::Ends,
     templates,
     terminal::{self, RawMode},
@@ -50,7 +52,7 @@ impl Session<'_> {
                 return Ok(Outcome { code: code_of_signal(signal), cause: Cause::Signal, message: None });
             }
         };
-        self.timeline.stamp(if sandbox.is_restored() { "restored" } else { "booted" });
+        self.timeline.take_over(sandbox.steps());
         templates::warn_without(&sandbox, self.report);
         let denials = sandbox.denials();
         let container = &self.plan.container;
@@ -76,6 +78,7 @@ impl Session<'_> {
             Err(error) => return Err(error.into()),
         }
         self.timeline.stamp("started");
+        book.note_timings(self.timeline);
         book.turn(Status::Running)?;
         let (plan, poststart, book) = (container.clone(), Vec::new(), Arc::new(Mutex::new(book)));
         let watched = Watched {
@@ -97,11 +100,20 @@ impl Session<'_> {
             self.report.warning("the disk of this machine is full: what the container wrote is lost in part");
         }
         if self.run.timings {
-            eprintln!("{}", self.timeline.to_json());
+            eprintln!("{}", json!(self.timeline.in_us()));
         }
+        self.write_spans();
         let outcome = self.outcome(watch)?;
         locked(&book).note(&Action::Die { code: outcome.code });
         Ok(outcome)
+    }
+
+    /// A container has run, whether its spans can be written or not.
+    fn write_spans(&self) {
+        let Some(file) = &self.run.otlp else { return };
+        if let Err(error) = spans::append(file, &self.kept.name, self.plan.id.as_str(), self.timeline) {
+            self.report.warning(&format!("write spans to {}: {error:#}", file.display()));
+        }
     }
 
     fn streams_wanted(&self) -> StreamsWanted {

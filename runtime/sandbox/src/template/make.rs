@@ -25,7 +25,7 @@ use super::{
     TemplateError,
     inputs::{Inputs, Kind},
     io_error,
-    manifest::{self, Manifest, for_each_page},
+    manifest::{self, Manifest, PAGE_LEN, for_each_page},
 };
 use crate::{
     BootError, Host, MachinePlan, SandboxId, boot,
@@ -39,6 +39,10 @@ const SETTLING: Duration = Duration::from_millis(200);
 
 /// How the name of a directory begins in which there is no template yet.
 pub(super) const UNFINISHED: &str = "new-";
+
+/// In bytes: as much as is written in place of a hole.
+const MOST_ZEROES: u64 = 16 * PAGE_LEN as u64;
+const ZEROES: [u8; MOST_ZEROES as usize] = [0; MOST_ZEROES as usize];
 
 /// Makes the template in a directory that is not there yet.
 pub(super) async fn make(
@@ -145,7 +149,15 @@ fn create(directory: &Path, name: &str) -> Result<File, TemplateError> {
         .map_err(io_error("make", &path))
 }
 
+/// Zeroes between pages that are near each other are written: each run of pages is a mapping of each machine.
 fn copy_pages(from: &File, to: &File) -> io::Result<()> {
     to.set_len(from.metadata()?.len())?;
-    for_each_page(from, |position, page| to.write_all_at(page, position))
+    let mut end = None;
+    for_each_page(from, |position, page| {
+        if let Some(end) = end.filter(|end| (1..=MOST_ZEROES).contains(&(position - end))) {
+            to.write_all_at(&ZEROES[..(position - end) as usize], end)?;
+        }
+        end = Some(position + page.len() as u64);
+        to.write_all_at(page, position)
+    })
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
-use securectr_vmm::spec::{HOTPLUG_CHUNK_MIB, Memory, Start, VmSpec};
+use securectr_vmm::spec::{Expected, HOTPLUG_CHUNK_MIB, Memory, Start, VmSpec};
 use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -101,7 +101,7 @@ impl Machine {
         let kvm = sys::kvm(descriptors.take(spec.kvm)?);
         let vm = kvm.create_vm().map_err(|error| MachineError::Kvm("create the VM", error))?;
         let vm = Arc::new(vm);
-        let memory = memory::allocate(spec.memory_mib, backing(spec.memory, descriptors)?)?;
+        let memory = memory::allocate(spec.memory_mib, backing(&spec.memory, descriptors)?)?;
         memory::give_to_vm(&vm, &memory)?;
         arch::prepare_vm(&vm).map_err(|error| MachineError::Kvm("set up the interrupt chips", error))?;
 
@@ -124,6 +124,11 @@ impl Machine {
         match origin {
             Origin::Kernel(image) => boot(&memory, image, (&vcpus, devices.len()), &template)?,
             Origin::Saved(state) => state.put_into(&vm, &vcpus, &devices, &template)?,
+        }
+        if let (Memory::Private { expected: Expected::Pages(runs), .. }, Some(vcpu)) =
+            (&spec.memory, vcpus.first())
+        {
+            memory::bring(&memory, vcpu, runs);
         }
         let windows = devices.iter().map(|device| Arc::clone(device) as Arc<Mutex<dyn Window>>).collect();
         let bus = Arc::new(Bus::new(legacy, windows));
@@ -183,11 +188,13 @@ impl Origin {
     }
 }
 
-fn backing(memory: Memory, descriptors: &mut Descriptors) -> Result<Backing, MachineError> {
+fn backing(memory: &Memory, descriptors: &mut Descriptors) -> Result<Backing, MachineError> {
     Ok(match memory {
         Memory::Anonymous => Backing::Anonymous,
-        Memory::Shared(fd) => Backing::Shared(File::from(descriptors.take(fd)?)),
-        Memory::Private(fd) => Backing::Private(File::from(descriptors.take(fd)?)),
+        Memory::Shared(fd) => Backing::Shared(File::from(descriptors.take(*fd)?)),
+        Memory::Private { file, expected } => {
+            Backing::Private(File::from(descriptors.take(*file)?), expected.clone())
+        }
     })
 }
 

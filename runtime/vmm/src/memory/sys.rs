@@ -1,10 +1,11 @@
 //! What is done to guest memory by address.
 
-use std::{io, ops::Range};
+use std::{fs::File, io, ops::Range, os::fd::AsRawFd};
 
-use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::VmFd;
+use kvm_bindings::{KVMIO, kvm_pre_fault_memory, kvm_userspace_memory_region};
+use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress};
+use vmm_sys_util::{ioctl::ioctl_with_mut_ref, ioctl_iowr_nr};
 
 /// madvise(2), MADV_DONTDUMP.
 pub(super) fn keep_out_of_core_dumps(region: &GuestRegionMmap) -> io::Result<()> {
@@ -15,12 +16,67 @@ pub(super) fn keep_out_of_core_dumps(region: &GuestRegionMmap) -> io::Result<()>
 
 /// madvise(2), MADV_DONTNEED: the host has these pages back, and the guest reads zeroes. `range` is in bytes from the region's start.
 pub(super) fn discard(region: &GuestRegionMmap, range: &Range<usize>) -> io::Result<()> {
+    advise(region, range, libc::MADV_DONTNEED)
+}
+
+/// madvise(2), MADV_RANDOM: nothing is read ahead.
+pub(super) fn advise_random(region: &GuestRegionMmap, range: &Range<usize>) -> io::Result<()> {
+    advise(region, range, libc::MADV_RANDOM)
+}
+
+/// madvise(2), MADV_POPULATE_WRITE, of Linux 5.14: as if each page had been written, but for its content.
+pub(super) fn populate_for_writing(region: &GuestRegionMmap, range: &Range<usize>) -> io::Result<()> {
+    advise(region, range, libc::MADV_POPULATE_WRITE)
+}
+
+fn advise(region: &GuestRegionMmap, range: &Range<usize>, advice: libc::c_int) -> io::Result<()> {
     let place = region.get_host_address(MemoryRegionAddress(range.start as u64)).map_err(io::Error::other)?;
     let len = range.len().min(region.size() - range.start);
-    // SAFETY: the range is within one anonymous mapping, alive as long as `region`. Its content changes, as it may at any time: Rust
-    // sees it only through vm-memory's volatile accesses.
-    let result = unsafe { libc::madvise(place.cast(), len, libc::MADV_DONTNEED) };
+    // SAFETY: the range is within the region's mappings, alive as long as `region`. If its content changes, then as it may at any time:
+    // Rust sees it only through vm-memory's volatile accesses.
+    let result = unsafe { libc::madvise(place.cast(), len, advice) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// mmap(2) of a part of a file in the place of what a region has there: private, so that nothing that is written comes to the file.
+pub(super) fn lay_file(
+    region: &GuestRegionMmap,
+    range: &Range<usize>,
+    file: &File,
+    offset: u64,
+) -> io::Result<()> {
+    let place = region.get_host_address(MemoryRegionAddress(range.start as u64)).map_err(io::Error::other)?;
+    let len = range.len().min(region.size() - range.start);
+    let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the range is within the region's own mapping, which nobody has touched yet, and goes with it.
+    let laid =
+        unsafe { libc::mmap(place.cast(), len, access, flags, file.as_raw_fd(), offset as libc::off_t) };
+    if laid == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// What comes next in a file that is no hole, in bytes (lseek(2), SEEK_DATA); none behind the last.
+pub(super) fn next_data(file: &File, from: u64) -> Option<Range<u64>> {
+    let seek = |from: u64, whence| {
+        // SAFETY: takes integers.
+        u64::try_from(unsafe { libc::lseek(file.as_raw_fd(), from as libc::off_t, whence) }).ok()
+    };
+    let start = seek(from, libc::SEEK_DATA)?;
+    Some(start..seek(start, libc::SEEK_HOLE)?)
+}
+
+ioctl_iowr_nr!(KVM_PRE_FAULT_MEMORY, KVMIO, 0xd5, kvm_pre_fault_memory);
+
+/// KVM_PRE_FAULT_MEMORY, of Linux 6.10: as if the guest had read all of this, which is in its memory.
+pub(super) fn pre_fault(vcpu: &VcpuFd, address: u64, len: u64) -> io::Result<()> {
+    let mut rest = kvm_pre_fault_memory { gpa: address, size: len, ..Default::default() };
+    while rest.size > 0 {
+        // SAFETY: KVM reads and writes the structure, which lives across the call; what is mapped is the guest's own memory.
+        if unsafe { ioctl_with_mut_ref(vcpu, KVM_PRE_FAULT_MEMORY(), &mut rest) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// KVM_SET_USER_MEMORY_REGION.

@@ -17,7 +17,7 @@ use std::{
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use securectr_vmm::{
     control::{Event, Request},
-    spec::{DiskSpec, Fd, Memory, Start, VmSpec, VsockSpec},
+    spec::{DiskSpec, Expected, Fd, Memory, Start, VmSpec, VsockSpec},
 };
 
 /// Far more than anything here takes, in an emulated host too.
@@ -120,7 +120,9 @@ impl Setup {
             },
             memory_mib: self.memory_mib,
             memory: match (&self.restored, &self.saved) {
-                (Some(from), _) => Memory::Private(table.lay(&from.memory)),
+                (Some(from), _) => {
+                    Memory::Private { file: table.lay(&from.memory), expected: Expected::Unknown }
+                }
                 (None, Some(to)) => Memory::Shared(table.lay(&to.memory)),
                 (None, None) => Memory::Anonymous,
             },
