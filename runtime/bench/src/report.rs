@@ -92,10 +92,10 @@ impl fmt::Display for Report {
         for (phase, stamp) in phases {
             writeln!(f, "  {:<22} {:>10.1}", phase.trim_end_matches("_us"), milliseconds(*stamp))?;
         }
-        let Memory { vmm_pss_kib, guest_pss_kib, monitor_pss_kib } = self.memory;
+        let Memory { vmm_pss_kib, guest_pss_kib, guest_own_kib, monitor_pss_kib } = self.memory;
         writeln!(
             f,
-            "\nmemory of an idle container, KiB (PSS): VMM {vmm_pss_kib}, guest {guest_pss_kib}, monitor {monitor_pss_kib}"
+            "\nmemory of an idle container, KiB (PSS): VMM {vmm_pss_kib}, guest {guest_pss_kib} (written: {guest_own_kib}), monitor {monitor_pss_kib}"
         )
     }
 }

@@ -43,7 +43,8 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.path()).status();
+        // A VMM on its way out may still have a file of it.
+        let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
     }
 }
 

@@ -102,7 +102,7 @@ fn a_state_that_no_machine_can_take_up_makes_it_boot() -> Result<()> {
     let template = only_template(&user)?;
     // As somebody would do it who can write all of it.
     let state = fs::read_to_string(template.join("state.json"))?;
-    fs::write(template.join("state.json"), state.replacen("\"format\":1", "\"format\":9", 1))?;
+    fs::write(template.join("state.json"), state.replacen("\"format\":2", "\"format\":9", 1))?;
     let described = fs::read_to_string(template.join("manifest.json"))?;
     let mut manifest: serde_json::Value = serde_json::from_str(&described)?;
     let changed = fs::metadata(template.join("state.json"))?;

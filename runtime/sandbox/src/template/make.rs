@@ -42,7 +42,6 @@ pub(super) const UNFINISHED: &str = "new-";
 
 /// In bytes: as much as is written in place of a hole.
 const MOST_ZEROES: u64 = 16 * PAGE_LEN as u64;
-const ZEROES: [u8; MOST_ZEROES as usize] = [0; MOST_ZEROES as usize];
 
 /// Makes the template in a directory that is not there yet.
 pub(super) async fn make(
@@ -155,7 +154,7 @@ fn copy_pages(from: &File, to: &File) -> io::Result<()> {
     let mut end = None;
     for_each_page(from, |position, page| {
         if let Some(end) = end.filter(|end| (1..=MOST_ZEROES).contains(&(position - end))) {
-            to.write_all_at(&ZEROES[..(position - end) as usize], end)?;
+            to.write_all_at(&vec![0; (position - end) as usize], end)?;
         }
         end = Some(position + page.len() as u64);
         to.write_all_at(page, position)

@@ -48,18 +48,13 @@ pub(super) fn expected(template: &Path) -> (Expected, Option<Observation>) {
 }
 
 impl Observation {
-    /// Notes what the machine has touched so far, if that is not more than a start takes.
+    /// Notes what the machine has touched so far, if that is not more than a start takes. Where that cannot be seen, and without root it
+    /// cannot, nothing is expected of others.
     pub(crate) fn note(&self, vmm_pid: i32) -> io::Result<()> {
         if self.since.elapsed() > MOST_AGE {
             return Ok(());
         }
-        let memory = fs::metadata(self.template.join(MEMORY))?.ino();
-        let pagemap = File::open(format!("/proc/{vmm_pid}/pagemap"))?;
-        let mut pages = Vec::new();
-        for mapping in mappings(vmm_pid, memory)? {
-            touched(&pagemap, &mapping, &mut pages)?;
-        }
-        let runs = runs(pages);
+        let runs = self.seen(vmm_pid).unwrap_or_default();
         let count: u32 = runs.iter().map(|PageRun(_, count, _)| count).sum();
         if count > MOST_PAGES || runs.len() > MOST_RUNS {
             return Ok(());
@@ -69,6 +64,16 @@ impl Observation {
         serde_json::to_writer(&file, &runs)?;
         file.persist(self.template.join(NAME))?;
         Ok(())
+    }
+
+    fn seen(&self, vmm_pid: i32) -> io::Result<Vec<PageRun>> {
+        let memory = fs::metadata(self.template.join(MEMORY))?.ino();
+        let pagemap = File::open(format!("/proc/{vmm_pid}/pagemap"))?;
+        let mut pages = Vec::new();
+        for mapping in mappings(vmm_pid, memory)? {
+            touched(&pagemap, &mapping, &mut pages)?;
+        }
+        Ok(runs(pages))
     }
 }
 

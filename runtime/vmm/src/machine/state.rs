@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Changes whenever the meaning of a field does.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Far more than 64 vCPUs and all devices take, in bytes.
 const MAX_STATE_LEN: u64 = 8 << 20;

@@ -158,9 +158,10 @@ mod tests {
     #[test]
     fn runs_are_cut_to_what_there_is() {
         let memory = memory(Expected::Pages(Vec::new()));
-        let found = |run| places(&memory, run).map(|(_, range, _)| range).collect::<Vec<_>>();
-        assert_eq!(found(PageRun(1, 2, true)), [0x1000..0x3000]);
-        assert_eq!(found(PageRun(1023, 2, true)), [0x3f_f000..0x40_0000]);
+        let found =
+            |run| places(&memory, run).map(|(_, range, _)| (range.start, range.end)).collect::<Vec<_>>();
+        assert_eq!(found(PageRun(1, 2, true)), [(0x1000, 0x3000)]);
+        assert_eq!(found(PageRun(1023, 2, true)), [(0x3f_f000, 0x40_0000)]);
         assert_eq!(found(PageRun(u32::MAX, u32::MAX, true)), []);
         assert_eq!(found(PageRun(7, 0, true)), []);
     }

@@ -3,6 +3,7 @@
 //! A saved state is as hostile as the guest that it came from. KVM checks each part as it is put in, and whatever it accepts is a state
 //! that a guest could have brought about.
 
+mod raw;
 mod sys;
 
 use kvm_bindings::{
@@ -13,6 +14,8 @@ use kvm_bindings::{
 use kvm_ioctls::{Error, Kvm, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use self::raw::Raw;
 
 /// Model-specific registers (Intel's manual, volume 4).
 const IA32_TSC: u32 = 0x10;
@@ -46,10 +49,10 @@ pub(crate) struct VcpuState {
     activity: kvm_mp_state,
     registers: kvm_regs,
     special: kvm_sregs,
-    extended: Box<kvm_xsave>,
+    extended: Box<Raw<kvm_xsave>>,
     control: kvm_xcrs,
     debug: kvm_debugregs,
-    apic: kvm_lapic_state,
+    apic: Raw<kvm_lapic_state>,
     /// Number and value.
     msrs: Vec<(u32, u64)>,
     events: kvm_vcpu_events,
@@ -68,10 +71,10 @@ impl VcpuState {
             activity: vcpu.get_mp_state().map_err(kvm("read a vCPU's activity"))?,
             registers: vcpu.get_regs().map_err(kvm("read a vCPU's registers"))?,
             special: vcpu.get_sregs().map_err(kvm("read a vCPU's special registers"))?,
-            extended: Box::new(vcpu.get_xsave().map_err(kvm("read a vCPU's extended state"))?),
+            extended: Box::new(Raw(vcpu.get_xsave().map_err(kvm("read a vCPU's extended state"))?)),
             control: vcpu.get_xcrs().map_err(kvm("read a vCPU's extended control registers"))?,
             debug: vcpu.get_debug_regs().map_err(kvm("read a vCPU's debug registers"))?,
-            apic: vcpu.get_lapic().map_err(kvm("read a vCPU's APIC"))?,
+            apic: Raw(vcpu.get_lapic().map_err(kvm("read a vCPU's APIC"))?),
             msrs: read_msrs(vcpu, msr_numbers)?,
             events: vcpu.get_vcpu_events().map_err(kvm("read a vCPU's events"))?,
         })
@@ -83,10 +86,10 @@ impl VcpuState {
         vcpu.set_regs(&self.registers).map_err(kvm("set a vCPU's registers"))?;
         // They say where the APIC is, which comes behind.
         vcpu.set_sregs(&self.special).map_err(kvm("set a vCPU's special registers"))?;
-        sys::set_xsave(vcpu, &self.extended).map_err(kvm("set a vCPU's extended state"))?;
+        sys::set_xsave(vcpu, &self.extended.0).map_err(kvm("set a vCPU's extended state"))?;
         vcpu.set_xcrs(&self.control).map_err(kvm("set a vCPU's extended control registers"))?;
         vcpu.set_debug_regs(&self.debug).map_err(kvm("set a vCPU's debug registers"))?;
-        vcpu.set_lapic(&self.apic).map_err(kvm("set a vCPU's APIC"))?;
+        vcpu.set_lapic(&self.apic.0).map_err(kvm("set a vCPU's APIC"))?;
         write_msrs(vcpu, &self.msrs)?;
         vcpu.set_vcpu_events(&self.events).map_err(kvm("set a vCPU's events"))
     }
@@ -149,7 +152,7 @@ fn entries(values: impl IntoIterator<Item = (u32, u64)>) -> Result<Msrs, StateEr
 /// What all vCPUs share: interrupt chips, and the clock from which the guest takes its time.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct VmState {
-    chips: Vec<kvm_irqchip>,
+    chips: Vec<Raw<kvm_irqchip>>,
     clock_ns: u64,
 }
 
@@ -160,7 +163,7 @@ impl VmState {
         let chips = CHIPS.map(|chip_id| {
             let mut chip = kvm_irqchip { chip_id, ..kvm_irqchip::default() };
             vm.get_irqchip(&mut chip).map_err(kvm("read an interrupt chip"))?;
-            Ok(chip)
+            Ok(Raw(chip))
         });
         let clock = vm.get_clock().map_err(kvm("read the guest's clock"))?;
         Ok(Self { chips: chips.into_iter().collect::<Result<_, StateError>>()?, clock_ns: clock.clock })
@@ -168,7 +171,7 @@ impl VmState {
 
     /// The clock goes on where it stood: for the guest no time has passed.
     pub(crate) fn put_into(&self, vm: &VmFd) -> Result<(), StateError> {
-        for (chip, chip_id) in self.chips.iter().zip(CHIPS) {
+        for (Raw(chip), chip_id) in self.chips.iter().zip(CHIPS) {
             if chip.chip_id != chip_id {
                 return Err(StateError::Chip(chip.chip_id));
             }
