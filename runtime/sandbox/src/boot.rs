@@ -155,7 +155,7 @@ pub(crate) async fn boot(
         },
         Err(error) => Some(error),
     };
-    let origin = Origin::kernel(&host.installation, None)?;
+    let origin = Origin::kernel(&host.installation)?;
     let no_template = no_template.map(|error| chain(&error));
     Ok(Booted { no_template, ..prepared.start(plan, host, origin).await? })
 }

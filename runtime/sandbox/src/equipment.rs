@@ -11,9 +11,7 @@ use std::{
 
 use nix::{fcntl::OFlag, unistd::pipe2};
 use securectr_protocol::{RPC_PORT, SHARED_TAG};
-use securectr_vmm::spec::{
-    DialOut, DiskSpec, Expected, Fd, FsSpec, Memory, NetSpec, Start, VmSpec, VsockSpec,
-};
+use securectr_vmm::spec::{DialOut, DiskSpec, Expected, Fd, FsSpec, NetSpec, Start, VmSpec, VsockSpec};
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{BootError, Installation, MachinePlan, boot::BootDisk, console, files::FilesEnd};
@@ -44,28 +42,18 @@ pub(crate) struct Devices {
 
 /// How a machine comes to its first instruction.
 pub(crate) enum Origin {
-    /// A kernel boots, maybe in a machine that is to be saved.
-    Kernel { kernel: File, initramfs: File, to_be_saved: Option<ToBeSaved> },
+    /// A kernel boots.
+    Kernel { kernel: File, initramfs: File },
     /// It goes on where one was saved.
-    Saved { memory: File, state: File, expected: Expected },
-}
-
-/// Empty files: one as long as the machine's memory, and one for the rest.
-pub(crate) struct ToBeSaved {
-    pub memory: File,
-    pub state: File,
+    Saved { file: File, expected: Expected },
 }
 
 impl Origin {
-    pub(crate) fn kernel(
-        installation: &Installation,
-        to_be_saved: Option<ToBeSaved>,
-    ) -> Result<Self, BootError> {
+    pub(crate) fn kernel(installation: &Installation) -> Result<Self, BootError> {
         let Installation { kernel, initramfs, .. } = installation;
         Ok(Self::Kernel {
             kernel: open_part("guest kernel", kernel)?,
             initramfs: open_part("guest image", initramfs)?,
-            to_be_saved,
         })
     }
 }
@@ -123,27 +111,18 @@ impl Equipment {
 
     /// The whole machine, whose devices are all there.
     pub(crate) fn spec(&mut self, plan: &MachinePlan, origin: Origin) -> VmSpec {
-        let mut saved_to = None;
-        let mut memory = Memory::Anonymous;
         let start = match origin {
-            Origin::Kernel { kernel, initramfs, to_be_saved } => {
-                if let Some(to) = to_be_saved {
-                    memory = Memory::Shared(self.lay(to.memory));
-                    saved_to = Some(self.lay(to.state));
-                }
-                let command_line = plan.command_line.clone();
-                Start::Boot { kernel: self.lay(kernel), initramfs: self.lay(initramfs), command_line }
-            }
-            Origin::Saved { memory: from, state, expected } => {
-                memory = Memory::Private { file: self.lay(from), expected };
-                Start::Restore { state: self.lay(state) }
-            }
+            Origin::Kernel { kernel, initramfs } => Start::Boot {
+                kernel: self.lay(kernel),
+                initramfs: self.lay(initramfs),
+                command_line: plan.command_line.clone(),
+            },
+            Origin::Saved { file, expected } => Start::Restore { saved: self.lay(file), expected },
         };
         let Devices { disks, nets, filesystems } = std::mem::take(&mut self.devices);
         VmSpec {
             kvm: self.kvm,
             start,
-            memory,
             memory_mib: plan.memory_mib,
             hotplug_mib: plan.hotplug_mib,
             vcpu_count: plan.most_vcpu_count,
@@ -153,7 +132,6 @@ impl Equipment {
             nets,
             filesystems,
             vsock: self.vsock.clone(),
-            saved_to,
         }
     }
 }

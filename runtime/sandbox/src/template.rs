@@ -1,8 +1,8 @@
 //! Templates: machines that were booted once, saved when their agents waited, and from which others go on.
 //!
 //! Each is a directory, named after all that it was made from ([`Inputs`]): what is made from other things has another name. It holds the
-//! memory, of which a machine gets a private mapping, the rest of the machine's state, and a manifest. It is its owner's alone, and is
-//! taken for damaged when a file of it was touched since: the kernel's time of change cannot be set back.
+//! saved machine, of whose memory another gets a private mapping, and a manifest. It is its owner's alone, and is taken for damaged when it
+//! was touched since: the kernel's time of change cannot be set back.
 
 mod inputs;
 mod make;
@@ -35,7 +35,7 @@ pub use self::{
     inputs::{Kind, NetKind},
     manifest::Refusal,
 };
-use crate::{BootError, End, Host, MachinePlan, equipment::Origin, sys::try_lock};
+use crate::{BootError, Host, MachinePlan, equipment::Origin, sys::try_lock, vmm::SaveError};
 
 /// Set to this, no machine comes from a template.
 const VARIABLE: &str = "SECURECTR_TEMPLATES";
@@ -60,8 +60,8 @@ pub enum TemplateError {
     Unusable(#[source] Box<BootError>),
     #[error("boot the machine that is to become a template")]
     Boot(#[source] Box<BootError>),
-    #[error("save the machine that is to become a template: {0}")]
-    Ended(End),
+    #[error("save the machine that is to become a template")]
+    Save(#[source] SaveError),
     #[error("there is no template {0}")]
     Missing(String),
     #[error("there is more than one template whose key begins with {0}")]
@@ -237,26 +237,25 @@ fn open(path: &Path, inputs: &Inputs) -> Result<Option<Template>, TemplateError>
         Err(Refusal::Missing) => return Ok(None),
         opened => opened,
     };
-    let (memory, state) = opened.map_err(|source| {
+    let file = opened.map_err(|source| {
         discard(path);
         TemplateError::Refused { key: name_of(path), source }
     })?;
     // By the directory's time it is known which was not used for long.
     let _ = utimes_now(path);
     let (expected, observation) = touched::expected(path);
-    let origin = Origin::Saved { memory, state, expected };
+    let origin = Origin::Saved { file, expected };
     Ok(Some(Template { origin, observation, path: path.to_owned() }))
 }
 
 fn listed(path: &Path) -> Option<Listed> {
     let manifest = Manifest::read(path).ok()?;
-    let bytes = |name: &str| fs::metadata(path.join(name)).map_or(0, |file| file.blocks() * 512);
     Some(Listed {
         key: name_of(path),
         kind: manifest.inputs.kind,
         made: fs::metadata(path.join(manifest::NAME)).and_then(|file| file.modified()).ok()?,
         used: fs::metadata(path).and_then(|directory| directory.modified()).ok()?,
-        bytes: [manifest::MEMORY, manifest::STATE].map(bytes).iter().sum(),
+        bytes: fs::metadata(path.join(manifest::MACHINE)).map_or(0, |file| file.blocks() * 512),
     })
 }
 

@@ -29,6 +29,7 @@ use securectr_vmm::{
     control::{Event, MAX_LINE_LEN, Request},
     spec::{IoLimits, VmSpec},
 };
+use thiserror::Error;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::UnixStream,
@@ -56,6 +57,14 @@ const DETACHED_BACKLOG: usize = 32;
 /// How long after the VMM's failure the file server's end may come to be its cause.
 const FILES_GRACE: Duration = Duration::from_millis(500);
 
+#[derive(Debug, Error)]
+pub enum SaveError {
+    #[error("the machine cannot be saved: {0}")]
+    Refused(String),
+    #[error("the machine has ended: {0}")]
+    Ended(End),
+}
+
 /// A started VMM. When this is dropped, the VMM is killed.
 #[derive(Debug)]
 pub(crate) struct Vmm {
@@ -66,7 +75,7 @@ pub(crate) struct Vmm {
     /// Indices of disks that the VMM has closed.
     detached: broadcast::Sender<u8>,
     memory: watch::Receiver<PluggedMemory>,
-    saved: watch::Receiver<bool>,
+    saved: watch::Receiver<Option<Result<(), String>>>,
     /// When its guest began to run.
     running: Arc<OnceLock<Instant>>,
     /// Stays open as long as the guest may run: the VMM ends when it is closed.
@@ -85,7 +94,7 @@ struct Said {
     disk_full: Arc<AtomicBool>,
     detached: broadcast::Sender<u8>,
     memory: watch::Sender<PluggedMemory>,
-    saved: watch::Sender<bool>,
+    saved: watch::Sender<Option<Result<(), String>>>,
     running: Arc<OnceLock<Instant>>,
 }
 
@@ -107,7 +116,7 @@ impl Vmm {
         let disk_full = Arc::new(AtomicBool::new(false));
         let detached = broadcast::Sender::new(DETACHED_BACKLOG);
         let (said_memory, memory) = watch::channel(PluggedMemory::default());
-        let (said_saved, saved) = watch::channel(false);
+        let (said_saved, saved) = watch::channel(None);
         let said = Said {
             disk_full: Arc::clone(&disk_full),
             detached: detached.clone(),
@@ -185,14 +194,18 @@ impl Vmm {
         }
     }
 
-    /// Saves a machine that was made to be saved, which stands still afterwards. The error is its end.
-    pub(crate) async fn save(&self) -> Result<(), End> {
+    /// Saves the machine to an empty file; it stands still afterwards.
+    pub(crate) async fn save(&self, to: &File) -> Result<(), SaveError> {
         let mut saved = self.saved.clone();
+        saved.mark_unchanged();
         // What cannot be asked has ended.
-        let _ = self.ask(Request::Save, None);
+        let _ = self.ask(Request::Save, Some(to.as_fd()));
         tokio::select! {
-            Ok(_) = saved.wait_for(|saved| *saved) => Ok(()),
-            end = self.ended() => Err(end),
+            Ok(()) = saved.changed() => match &*saved.borrow() {
+                Some(Err(why)) => Err(SaveError::Refused(why.clone())),
+                Some(Ok(())) | None => Ok(()),
+            },
+            end = self.ended() => Err(SaveError::Ended(end)),
         }
     }
 
@@ -328,7 +341,8 @@ async fn last_event(control: UnixStream, said: &Said) -> Option<Event> {
                 said.memory.send_replace(PluggedMemory { plugged_mib, requested_mib });
             }
             Ok(Event::DiskDetached(index)) => drop(said.detached.send(index)),
-            Ok(Event::Saved) => drop(said.saved.send_replace(true)),
+            Ok(Event::Saved) => drop(said.saved.send_replace(Some(Ok(())))),
+            Ok(Event::NotSaved(why)) => drop(said.saved.send_replace(Some(Err(why)))),
             Ok(event @ Event::Running) => {
                 said.running.get_or_init(Instant::now);
                 last = Some(event);

@@ -16,10 +16,9 @@ pub enum Request {
     Pause,
     /// Lets the vCPUs run on; answered by [`Event::Resumed`].
     Resume,
-    /// Stops all vCPUs, and writes what the machine is to [`VmSpec::saved_to`]; answered by [`Event::Saved`]. The machine stays as it
-    /// is until [`Request::Resume`].
-    ///
-    /// [`VmSpec::saved_to`]: crate::spec::VmSpec::saved_to
+    /// Stops all vCPUs, and writes the machine to the empty file whose descriptor comes with the line: at its beginning the memory,
+    /// with holes for most of what is all zeroes, and behind it the rest. Answered by [`Event::Saved`], or by [`Event::NotSaved`] when
+    /// the machine is in no state to be saved. It stays as it is until [`Request::Resume`].
     Save,
     /// Gives the n-th network interface of the spec, which has none, its tap: the descriptor that comes with the line
     /// (SCM_RIGHTS of unix(7)). Answered by [`Event::NetAttached`].
@@ -52,6 +51,8 @@ pub enum Event {
     Paused,
     Resumed,
     Saved,
+    /// The text is its chain of causes.
+    NotSaved(String),
     NetAttached,
     DiskAttached(u8),
     DiskDetached(u8),

@@ -27,8 +27,6 @@ impl Descriptors {
     pub(crate) fn named_by(spec: &VmSpec) -> Result<Self, DescriptorError> {
         let mut untaken: Vec<Fd> = vec![spec.kvm, spec.console];
         untaken.extend(spec.start.fds());
-        untaken.extend(spec.memory.fd());
-        untaken.extend(spec.saved_to);
         untaken.extend(spec.disks.iter().filter_map(|disk| disk.file));
         untaken.extend(spec.nets.iter().filter_map(|net| net.wire.map(Wire::fd)));
         untaken.extend(spec.filesystems.iter().map(|filesystem| filesystem.server));
@@ -64,7 +62,7 @@ pub(crate) fn control() -> Result<OwnedFd, DescriptorError> {
 
 #[cfg(test)]
 mod tests {
-    use securectr_vmm::spec::{DialOut, DiskSpec, FsSpec, Memory, Start, VsockSpec};
+    use securectr_vmm::spec::{DialOut, DiskSpec, FsSpec, Start, VsockSpec};
 
     use super::*;
 
@@ -73,7 +71,6 @@ mod tests {
             kvm: Fd(4),
             start: Start::Boot { kernel: Fd(5), initramfs: Fd(6), command_line: String::new() },
             memory_mib: 64,
-            memory: Memory::Anonymous,
             hotplug_mib: 0,
             vcpu_count: 1,
             allowed_vcpu_count: 1,
@@ -82,7 +79,6 @@ mod tests {
             nets: Vec::new(),
             filesystems: vec![FsSpec { tag: "t".to_owned(), server: Fd(11) }],
             vsock: VsockSpec { listener: Fd(1_000_000), dial_out: vec![DialOut { port: 1, stream: Fd(9) }] },
-            saved_to: None,
         }
     }
 

@@ -4,6 +4,7 @@
 
 use std::{
     cell::Cell,
+    fs::File,
     os::fd::{AsRawFd, RawFd},
     rc::Rc,
     sync::PoisonError,
@@ -15,7 +16,7 @@ use thiserror::Error;
 
 use crate::{
     devices::{AttachError, Mmio, News, ResizeError},
-    machine::{Machine, SaveError},
+    machine::Machine,
     memory::MIB,
     parent::{Parent, ParentError},
     vcpu::VcpuError,
@@ -31,8 +32,6 @@ pub(crate) enum LoopError {
     Device(String),
     #[error("stop or start the vCPUs")]
     Vcpu(#[from] VcpuError),
-    #[error("save the machine")]
-    Save(#[from] SaveError),
     #[error("the machine has no network interface {0}")]
     NoSuchNet(u8),
     #[error("the machine has no disk {0}")]
@@ -136,8 +135,11 @@ impl EventLoop {
                     Event::Resumed
                 }
                 Request::Save => {
-                    self.machine.save()?;
-                    Event::Saved
+                    let file = File::from(parent.take_descriptor().ok_or(LoopError::NoDescriptor)?);
+                    match self.machine.save(&file) {
+                        Ok(()) => Event::Saved,
+                        Err(error) => Event::NotSaved(crate::chain(&error)),
+                    }
                 }
                 Request::AttachNet(index) => {
                     self.attach_net(index, parent)?;

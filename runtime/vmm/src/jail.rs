@@ -14,13 +14,14 @@ use securectr_vmm::spec::Fd;
 /// Devices take a few descriptors each, vCPUs one, and each of at most 1,024 vsock connections one.
 const MAX_DESCRIPTORS: u64 = 2048;
 
-/// Shuts the jail. Of the descriptors, the standard streams, the control socket and those in `named` (ascending) stay.
-pub(crate) fn enter(named: &[Fd]) -> Result<(), JailError> {
+/// Shuts the jail. Of the descriptors, the standard streams, the control socket and those in `named` (ascending) stay; a file may become
+/// as long as `longest_saved`, in bytes.
+pub(crate) fn enter(named: &[Fd], longest_saved: u64) -> Result<(), JailError> {
     let named: Vec<RawFd> = named.iter().map(|fd| fd.0).collect();
     jail::check_first()?;
     jail::check_one_id()?;
-    // Disks do not grow: no file may become longer than the longest of them.
-    let longest = jail::check_descriptors(&named)?;
+    // Disks do not grow: no file may become longer than the longest of them, or than a saved machine.
+    let longest = jail::check_descriptors(&named)?.max(longest_saved);
     jail::close_others(&named)?;
     jail::make_namespaces()?;
     jail::empty_root()?;

@@ -45,11 +45,11 @@ fn run(parent: &mut Parent) -> Result<(), Box<dyn Error>> {
     tell_of_panics(parent.try_clone()?);
     let spec = parent.spec()?;
     let mut descriptors = Descriptors::named_by(&spec)?;
-    jail::enter(descriptors.untaken())?;
+    jail::enter(descriptors.untaken(), machine::longest_saved(&spec))?;
     let machine = Machine::build(&spec, &mut descriptors)?;
     // The process's end takes the machine apart, vCPUs first: faster than by hand, and while they may still run.
     let mut event_loop = ManuallyDrop::new(EventLoop::new(machine, parent)?);
-    seccomp::main_filter(spec.saved_to.is_some())?.install()?;
+    seccomp::main_filter()?.install()?;
     Ok(event_loop.run(parent)?)
 }
 

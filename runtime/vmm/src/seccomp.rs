@@ -35,6 +35,10 @@ const MAIN: &[Row] = &[
     (libc::SYS_ioctl, &[Check::Is(1, devices::NET_IOCTLS[2])]),
     // Memory that comes and goes.
     (libc::SYS_ioctl, &[Check::Is(1, devices::MEM_IOCTL)]),
+    // A machine that is saved: what KVM knows of it, and where it is written.
+    (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_IRQCHIP)]),
+    (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_CLOCK)]),
+    (libc::SYS_pwrite64, &[]),
     // Requests of the parent.
     (libc::SYS_recvmsg, &[]),
     // Stopping vCPUs.
@@ -47,11 +51,12 @@ const MAIN: &[Row] = &[
     (libc::SYS_exit_group, &[]),
 ];
 
-/// Of a machine that can be saved, beside: what KVM knows of it.
-const SAVED_MAIN: &[Row] =
-    &[(libc::SYS_ioctl, &[Check::Is(1, KVM_GET_IRQCHIP)]), (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_CLOCK)])];
-
-const SAVED_VCPU: &[Row] = &[
+const VCPU: &[Row] = &[
+    (libc::SYS_ioctl, &[Check::Is(1, KVM_RUN)]),
+    (libc::SYS_ioctl, &[Check::Is(1, KVM_KVMCLOCK_CTRL)]),
+    // To say where the guest was when KVM gave up.
+    (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_REGS)]),
+    // What a machine's state is, when it is saved.
     (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_MP_STATE)]),
     (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_SREGS)]),
     (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_XSAVE)]),
@@ -60,25 +65,16 @@ const SAVED_VCPU: &[Row] = &[
     (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_LAPIC)]),
     (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_MSRS)]),
     (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_VCPU_EVENTS)]),
-];
-
-const VCPU: &[Row] = &[
-    (libc::SYS_ioctl, &[Check::Is(1, KVM_RUN)]),
-    (libc::SYS_ioctl, &[Check::Is(1, KVM_KVMCLOCK_CTRL)]),
-    // To say where the guest was when KVM gave up.
-    (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_REGS)]),
     // Return from the signal that stops vCPUs.
     (libc::SYS_rt_sigreturn, &[]),
 ];
 
-pub(crate) fn main_filter(can_be_saved: bool) -> Result<Filter, SeccompError> {
-    let saved = if can_be_saved { SAVED_MAIN } else { &[] };
-    compile("main", &[COMMON, MAIN, saved], devices::SYSCALLS.iter().flat_map(|(_, syscalls)| *syscalls))
+pub(crate) fn main_filter() -> Result<Filter, SeccompError> {
+    compile("main", &[COMMON, MAIN], devices::SYSCALLS.iter().flat_map(|(_, syscalls)| *syscalls))
 }
 
-pub(crate) fn vcpu_filter(can_be_saved: bool) -> Result<Filter, SeccompError> {
-    let saved = if can_be_saved { SAVED_VCPU } else { &[] };
-    compile("vCPU", &[COMMON, VCPU, saved], devices::VCPU_SYSCALLS)
+pub(crate) fn vcpu_filter() -> Result<Filter, SeccompError> {
+    compile("vCPU", &[COMMON, VCPU], devices::VCPU_SYSCALLS)
 }
 
 #[cfg(test)]
@@ -125,7 +121,7 @@ mod tests {
     #[test]
     #[ignore = "ends its process"]
     fn yields_on_the_main_thread() {
-        main_filter(false).unwrap().install().unwrap();
+        main_filter().unwrap().install().unwrap();
         thread::yield_now();
         process::abort();
     }
@@ -133,7 +129,7 @@ mod tests {
     #[test]
     #[ignore = "ends its process"]
     fn yields_on_a_vcpus_thread() {
-        vcpu_filter(false).unwrap().install().unwrap();
+        vcpu_filter().unwrap().install().unwrap();
         thread::yield_now();
         process::abort();
     }
@@ -141,14 +137,14 @@ mod tests {
     #[test]
     #[ignore = "ends its process"]
     fn asks_for_its_parent_on_the_main_thread() {
-        main_filter(false).unwrap().install().unwrap();
+        main_filter().unwrap().install().unwrap();
         let _ = parent_id();
     }
 
     #[test]
     #[ignore = "ends its process"]
     fn opens_a_file_on_a_vcpus_thread() {
-        vcpu_filter(false).unwrap().install().unwrap();
+        vcpu_filter().unwrap().install().unwrap();
         let _ = fs::read("/dev/null");
     }
 
@@ -156,7 +152,7 @@ mod tests {
     #[ignore = "ends its process"]
     fn panics_on_the_main_thread() {
         panic::set_hook(Box::new(|_| process::abort()));
-        main_filter(false).unwrap().install().unwrap();
+        main_filter().unwrap().install().unwrap();
         panic!();
     }
 
@@ -164,13 +160,13 @@ mod tests {
     #[ignore = "ends its process"]
     fn panics_on_a_vcpus_thread() {
         panic::set_hook(Box::new(|_| process::abort()));
-        vcpu_filter(false).unwrap().install().unwrap();
+        vcpu_filter().unwrap().install().unwrap();
         panic!();
     }
 
     #[test]
     fn a_row_without_conditions_stands_alone() {
-        for table in [[COMMON, MAIN, SAVED_MAIN].concat(), [COMMON, VCPU, SAVED_VCPU].concat()] {
+        for table in [[COMMON, MAIN].concat(), [COMMON, VCPU].concat()] {
             let free: Vec<c_long> =
                 table.iter().filter(|(_, checks)| checks.is_empty()).map(|&(syscall, _)| syscall).collect();
             let all = |wanted| table.iter().filter(|&&(syscall, _)| syscall == wanted).count();

@@ -16,7 +16,6 @@ pub struct VmSpec {
     pub kvm: Fd,
     pub start: Start,
     pub memory_mib: u32,
-    pub memory: Memory,
     /// What [`ResizeMemory`](crate::control::Request::ResizeMemory) may add at most: a multiple of [`HOTPLUG_CHUNK_MIB`]. It costs
     /// nothing as long as it is not added.
     pub hotplug_mib: u32,
@@ -31,9 +30,6 @@ pub struct VmSpec {
     pub nets: Vec<NetSpec>,
     pub filesystems: Vec<FsSpec>,
     pub vsock: VsockSpec,
-    /// Where [`Save`](crate::control::Request::Save) writes what a machine that can be saved is, beside its memory: an empty file. No
-    /// other machine can be.
-    pub saved_to: Option<Fd>,
 }
 
 /// How a machine comes to its first instruction.
@@ -49,10 +45,11 @@ pub enum Start {
         /// The kernel's command line, without what the VMM adds for its devices.
         command_line: String,
     },
-    /// It goes on where one with the same memory, vCPUs and devices was saved. Disks that were empty may have files now.
+    /// It goes on where one with as much memory, and the same vCPUs and devices, was saved. Disks that were empty may have files now.
     Restore {
-        /// What [`Save`](crate::control::Request::Save) wrote.
-        state: Fd,
+        /// What [`Save`](crate::control::Request::Save) wrote. What the guest writes to its memory does not come there.
+        saved: Fd,
+        expected: Expected,
     },
 }
 
@@ -60,28 +57,7 @@ impl Start {
     pub fn fds(&self) -> Vec<Fd> {
         match self {
             Self::Boot { kernel, initramfs, .. } => vec![*kernel, *initramfs],
-            Self::Restore { state } => vec![*state],
-        }
-    }
-}
-
-/// Where a guest's memory is, but for what comes while it runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Memory {
-    /// Nowhere else.
-    Anonymous,
-    /// In a file of its size, which has at once what the guest writes: the memory of a machine that is to be saved.
-    Shared(Fd),
-    /// The guest finds what is in a file of its size, and what it writes stays its own.
-    Private { file: Fd, expected: Expected },
-}
-
-impl Memory {
-    pub fn fd(&self) -> Option<Fd> {
-        match self {
-            Self::Anonymous => None,
-            Self::Shared(fd) | Self::Private { file: fd, .. } => Some(*fd),
+            Self::Restore { saved, .. } => vec![*saved],
         }
     }
 }

@@ -116,17 +116,16 @@ struct Thread {
 }
 
 impl Vcpus {
-    /// Starts the threads, each confined by its own filter when this returns. Those of a machine that can be saved know which MSRs to
-    /// save.
+    /// Starts the threads, each confined by its own filter when this returns. They know which MSRs to save.
     pub(crate) fn start(
         fds: Vec<VcpuFd>,
         allowed: u8,
         bus: &Arc<Bus>,
         ending: &Arc<Ending>,
-        saved_msrs: Option<Arc<[u32]>>,
+        saved_msrs: &Arc<[u32]>,
     ) -> Result<Self, VcpuError> {
         register_signal_handler(SIGRTMIN(), sys::on_signal).map_err(VcpuError::Signal)?;
-        let filter = Arc::new(seccomp::vcpu_filter(saved_msrs.is_some()).map_err(VcpuError::Seccomp)?);
+        let filter = Arc::new(seccomp::vcpu_filter().map_err(VcpuError::Seccomp)?);
         let (answer, answers) = mpsc::channel();
         let threads = Vec::with_capacity(fds.len());
         let mut vcpus = Self { threads, allowed: allowed.into(), are_running: false, answers };
@@ -134,7 +133,7 @@ impl Vcpus {
             let page =
                 KvmRunWrapper::mmap_from_fd(&fd, RUN_LEN).map_err(|error| VcpuError::Map(index, error))?;
             let (commands, inbox) = mpsc::channel();
-            let saved_msrs = saved_msrs.clone().unwrap_or_default();
+            let saved_msrs = Arc::clone(saved_msrs);
             let vcpu = Vcpu { fd, bus: Arc::clone(bus), ending: Arc::clone(ending), saved_msrs };
             let (answer, filter) = (answer.clone(), Arc::clone(&filter));
             let body = move || match filter.install() {

@@ -82,7 +82,7 @@ fn a_template_is_made_anew_when_an_input_changes() -> Result<()> {
 fn a_damaged_template_is_refused_once_with_a_message() -> Result<()> {
     let user = user()?;
     started(&user, &[])?;
-    for (file, place) in [("memory", 16 << 20), ("state.json", 10)] {
+    for (file, place) in [("machine", 16 << 20), ("machine", (512 << 20) + 10)] {
         let path = only_template(&user)?.join(file);
         fs::File::options().write(true).open(path)?.write_all_at(b"damage", place)?;
         let booted = started(&user, &[])?;
@@ -101,12 +101,15 @@ fn a_state_that_no_machine_can_take_up_makes_it_boot() -> Result<()> {
     started(&user, &[])?;
     let template = only_template(&user)?;
     // As somebody would do it who can write all of it.
-    let state = fs::read_to_string(template.join("state.json"))?;
-    fs::write(template.join("state.json"), state.replacen("\"format\":2", "\"format\":9", 1))?;
+    let machine = fs::File::options().read(true).write(true).open(template.join("machine"))?;
+    let mut format = *b"\"format\":2";
+    machine.read_exact_at(&mut format, (512 << 20) + 1)?;
+    assert_eq!(&format, b"\"format\":2");
+    machine.write_all_at(b"9", (512 << 20) + 10)?;
     let described = fs::read_to_string(template.join("manifest.json"))?;
     let mut manifest: serde_json::Value = serde_json::from_str(&described)?;
-    let changed = fs::metadata(template.join("state.json"))?;
-    manifest["state"]["changed"] = serde_json::json!([changed.ctime(), changed.ctime_nsec()]);
+    let changed = machine.metadata()?;
+    manifest["machine"]["changed"] = serde_json::json!([changed.ctime(), changed.ctime_nsec()]);
     fs::write(template.join("manifest.json"), manifest.to_string())?;
     let booted = started(&user, &[])?;
     assert!(!is_restored(&booted));
@@ -190,7 +193,7 @@ fn a_template_is_its_owners_alone() -> Result<()> {
     user.succeed(&["run", "box", "true"])?;
     let key = keys(&user)?.first().context("a template")?.clone();
     let template = user.home().join("store/templates").join(key);
-    for name in ["", "memory", "state.json", "manifest.json"] {
+    for name in ["", "machine", "manifest.json"] {
         let file = fs::metadata(template.join(name))?;
         assert_eq!((file.mode() & 0o077, file.uid()), (0, securectr_tests::ORDINARY_ID), "{name}");
     }

@@ -6,7 +6,7 @@ use std::{
     os::{
         fd::OwnedFd,
         unix::{
-            fs::{FileExt, OpenOptionsExt, PermissionsExt},
+            fs::{OpenOptionsExt, PermissionsExt},
             net::{UnixListener, UnixStream},
         },
     },
@@ -14,10 +14,7 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::{
-    memfd::{MFdFlags, memfd_create},
-    socket::{AddressFamily, SockFlag, SockType, socketpair},
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use securectr_vmm::spec::{DiskSpec, NetSpec, Wire};
 use tokio::time::sleep;
 
@@ -25,13 +22,12 @@ use super::{
     TemplateError,
     inputs::{Inputs, Kind},
     io_error,
-    manifest::{self, Manifest, PAGE_LEN, for_each_page},
+    manifest::{self, Manifest},
 };
 use crate::{
     BootError, Host, MachinePlan, SandboxId, boot,
-    equipment::{Equipment, Origin, ToBeSaved},
+    equipment::{Equipment, Origin},
     network::device_mac,
-    plan::MIB,
 };
 
 /// How long a guest may do what it has put off until after its boot: what is done here, no machine has to do again.
@@ -39,9 +35,6 @@ const SETTLING: Duration = Duration::from_millis(200);
 
 /// How the name of a directory begins in which there is no template yet.
 pub(super) const UNFINISHED: &str = "new-";
-
-/// In bytes: as much as is written in place of a hole.
-const MOST_ZEROES: u64 = 16 * PAGE_LEN as u64;
 
 /// Makes the template in a directory that is not there yet.
 pub(super) async fn make(
@@ -55,19 +48,11 @@ pub(super) async fn make(
     let private = Permissions::from_mode(0o700);
     let place = tempfile::Builder::new().prefix(UNFINISHED).permissions(private).tempdir_in(parent);
     let place = place.map_err(io_error("make a directory in", parent))?;
-    let memory = memory_file(plan).map_err(io_error("make memory for", path))?;
-    let state = create(place.path(), manifest::STATE)?;
-    let clone = |file: &File| file.try_clone().map_err(io_error("share a file of", path));
-    let to_be_saved = ToBeSaved { memory: clone(&memory)?, state: clone(&state)? };
-    save(plan, &inputs.kind, host, to_be_saved).await?;
-    let kept = create(place.path(), manifest::MEMORY)?;
-    let written = copy_pages(&memory, &kept).and_then(|()| {
-        // What a crash leaves is whole, or has no manifest.
-        kept.sync_all()?;
-        state.sync_all()?;
-        Manifest::of(inputs, &kept, &state)
-    });
-    let manifest = written.map_err(io_error("write", place.path()))?;
+    let machine = create(place.path(), manifest::MACHINE)?;
+    save(plan, &inputs.kind, host, &machine).await?;
+    // What a crash leaves is whole, or has no manifest.
+    let manifest = machine.sync_all().and_then(|()| Manifest::of(inputs, &machine));
+    let manifest = manifest.map_err(io_error("write", place.path()))?;
     let json = serde_json::to_vec_pretty(&manifest).map_err(TemplateError::Describe)?;
     let described = create(place.path(), manifest::NAME)?.write_all(&json);
     described.map_err(io_error("write", place.path()))?;
@@ -77,13 +62,8 @@ pub(super) async fn make(
     Ok(())
 }
 
-/// Boots the machine, and saves it into the files.
-async fn save(
-    plan: &MachinePlan,
-    kind: &Kind,
-    host: &Host,
-    to_be_saved: ToBeSaved,
-) -> Result<(), TemplateError> {
+/// Boots the machine, and saves it into a file.
+async fn save(plan: &MachinePlan, kind: &Kind, host: &Host, to: &File) -> Result<(), TemplateError> {
     let machine = async {
         let id = SandboxId::random().map_err(|error| BootError::Descriptor("name", error))?;
         let state = host.state.create(&id)?;
@@ -92,7 +72,7 @@ async fn save(
         let mut equipment = Equipment::new(listener, host.echo_console)?;
         let others = add_placeholders(kind, &mut equipment)
             .map_err(|error| BootError::Descriptor("placeholders", error))?;
-        let origin = Origin::kernel(&host.installation, Some(to_be_saved))?;
+        let origin = Origin::kernel(&host.installation)?;
         let (vmm, rpc) = boot::start(plan, &host.installation, equipment, origin).await?;
         let agent = boot::greeted(&vmm, rpc).await?;
         // It has answered once, so that it need not find out how in each machine.
@@ -102,7 +82,7 @@ async fn save(
     let (vmm, _agent, state, _others) =
         machine.await.map_err(|error| TemplateError::Boot(Box::new(error)))?;
     sleep(SETTLING).await;
-    let saved = vmm.save().await.map_err(TemplateError::Ended);
+    let saved = vmm.save(to).await.map_err(TemplateError::Save);
     state.remove();
     saved
 }
@@ -130,13 +110,6 @@ fn add_placeholders(kind: &Kind, equipment: &mut Equipment) -> io::Result<Vec<Ow
     Ok(others)
 }
 
-/// Of the machine while it boots: without a file system behind it, which would begin to write what changes at once.
-fn memory_file(plan: &MachinePlan) -> io::Result<File> {
-    let file = File::from(memfd_create("template", MFdFlags::MFD_CLOEXEC)?);
-    file.set_len(u64::from(plan.memory_mib) * MIB)?;
-    Ok(file)
-}
-
 fn create(directory: &Path, name: &str) -> Result<File, TemplateError> {
     let path = directory.join(name);
     File::options()
@@ -146,17 +119,4 @@ fn create(directory: &Path, name: &str) -> Result<File, TemplateError> {
         .mode(0o600)
         .open(&path)
         .map_err(io_error("make", &path))
-}
-
-/// Zeroes between pages that are near each other are written: each run of pages is a mapping of each machine.
-fn copy_pages(from: &File, to: &File) -> io::Result<()> {
-    to.set_len(from.metadata()?.len())?;
-    let mut end = None;
-    for_each_page(from, |position, page| {
-        if let Some(end) = end.filter(|end| (1..=MOST_ZEROES).contains(&(position - end))) {
-            to.write_all_at(&vec![0; (position - end) as usize], end)?;
-        }
-        end = Some(position + page.len() as u64);
-        to.write_all_at(page, position)
-    })
 }

@@ -16,17 +16,16 @@ use super::inputs::Inputs;
 use crate::sparse::data_ranges;
 
 /// Changes whenever the meaning of a field does.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 pub(super) const NAME: &str = "manifest.json";
-pub(super) const MEMORY: &str = "memory";
-pub(super) const STATE: &str = "state.json";
+pub(super) const MACHINE: &str = "machine";
 
 /// No manifest is longer, in bytes.
 const MOST_MANIFEST: u64 = 64 << 10;
 
-/// In what memory is written and compared, in bytes: pages that are all zeroes are holes.
-pub(super) const PAGE_LEN: usize = 4096;
+/// In what it is read, in bytes: a page, since that is what file systems have holes of.
+const PIECE_LEN: u64 = 4096;
 
 /// Why a template is not used.
 #[derive(Debug, Error)]
@@ -53,8 +52,7 @@ pub(super) struct Manifest {
     /// Of this program.
     version: String,
     pub(super) inputs: Inputs,
-    memory: Sealed,
-    state: Sealed,
+    machine: Sealed,
 }
 
 /// A file as it was when it was finished.
@@ -67,14 +65,13 @@ struct Sealed {
 }
 
 impl Manifest {
-    /// Of files that are finished.
-    pub(super) fn of(inputs: &Inputs, memory: &File, state: &File) -> io::Result<Self> {
+    /// Of a saved machine.
+    pub(super) fn of(inputs: &Inputs, machine: &File) -> io::Result<Self> {
         Ok(Self {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             inputs: inputs.clone(),
-            memory: Sealed::of(memory)?,
-            state: Sealed::of(state)?,
+            machine: Sealed::of(machine)?,
         })
     }
 
@@ -91,18 +88,17 @@ impl Manifest {
         if manifest.format == FORMAT { Ok(manifest) } else { Err(Refusal::Format(manifest.format)) }
     }
 
-    /// Opens memory and state for a machine that is made from the same.
-    pub(super) fn open(&self, directory: &Path, inputs: &Inputs) -> Result<(File, File), Refusal> {
+    /// Opens it for one that is made from the same.
+    pub(super) fn open(&self, directory: &Path, inputs: &Inputs) -> Result<File, Refusal> {
         if self.inputs != *inputs {
             return Err(Refusal::Inputs);
         }
-        Ok((self.memory.open(directory, MEMORY)?, self.state.open(directory, STATE)?))
+        self.machine.open(directory, MACHINE)
     }
 
     /// Compares all that is there with what was written.
     pub(super) fn verify(&self, directory: &Path) -> Result<(), Refusal> {
-        self.memory.verify(directory, MEMORY)?;
-        self.state.verify(directory, STATE)
+        self.machine.verify(directory, MACHINE)
     }
 }
 
@@ -140,36 +136,20 @@ fn changed(metadata: &fs::Metadata) -> (i64, i64) {
     (metadata.ctime(), metadata.ctime_nsec())
 }
 
+/// Of each piece that is not all zeroes, its place and what is in it: a hole is as good as zeroes.
 fn checksum(file: &File) -> io::Result<String> {
     let mut hash = Sha256::new();
-    for_each_page(file, |position, page| {
-        hash.update(position.to_le_bytes());
-        hash.update(page);
-        Ok(())
-    })?;
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// Calls for each page that is not all zeroes, with its position in bytes; the last one may be shorter.
-pub(super) fn for_each_page(
-    file: &File,
-    mut call: impl FnMut(u64, &[u8]) -> io::Result<()>,
-) -> io::Result<()> {
-    let mut pages = vec![0; 256 * PAGE_LEN];
+    let mut buffer = vec![0; PIECE_LEN as usize];
     for data in data_ranges(file) {
         let data = data?;
-        let mut position = data.start;
-        while position < data.end {
-            let len = pages.len().min((data.end - position) as usize);
-            let Some(room) = pages.get_mut(..len) else { break };
-            file.read_exact_at(room, position)?;
-            for page in room.chunks(PAGE_LEN) {
-                if page.iter().any(|&byte| byte != 0) {
-                    call(position, page)?;
-                }
-                position += page.len() as u64;
+        for start in (data.start..data.end).step_by(PIECE_LEN as usize) {
+            let Some(piece) = buffer.get_mut(..PIECE_LEN.min(data.end - start) as usize) else { break };
+            file.read_exact_at(piece, start)?;
+            if piece.iter().any(|&byte| byte != 0) {
+                hash.update(start.to_le_bytes());
+                hash.update(piece);
             }
         }
     }
-    Ok(())
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

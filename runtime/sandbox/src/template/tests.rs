@@ -35,19 +35,16 @@ impl Made {
         let inputs = inputs(&installation, 512);
         let path = templates.0.join(inputs.key().unwrap());
         fs::create_dir(&path).unwrap();
-        for (name, len) in [(manifest::MEMORY, 64 << 20), (manifest::STATE, 100)] {
-            let file = File::create_new(path.join(name)).unwrap();
-            file.set_len(len).unwrap();
-            file.write_all_at(b"saved", 50).unwrap();
-        }
+        let file = File::create_new(path.join(manifest::MACHINE)).unwrap();
+        file.set_len(64 << 20).unwrap();
+        file.write_all_at(b"saved", 50).unwrap();
         Self { place, installation, templates, path }.sealed()
     }
 
     /// What is there now is as it should be.
     fn sealed(self) -> Self {
-        let file = |name: &str| File::open(self.path.join(name)).unwrap();
-        let inputs = inputs(&self.installation, 512);
-        let manifest = Manifest::of(&inputs, &file(manifest::MEMORY), &file(manifest::STATE)).unwrap();
+        let machine = File::open(self.path.join(manifest::MACHINE)).unwrap();
+        let manifest = Manifest::of(&inputs(&self.installation, 512), &machine).unwrap();
         fs::write(self.path.join(manifest::NAME), serde_json::to_vec(&manifest).unwrap()).unwrap();
         self
     }
@@ -68,8 +65,8 @@ impl Made {
         }
     }
 
-    fn file(&self, name: &str) -> File {
-        File::options().write(true).open(self.path.join(name)).unwrap()
+    fn machine(&self) -> File {
+        File::options().write(true).open(self.path.join(manifest::MACHINE)).unwrap()
     }
 }
 
@@ -97,36 +94,34 @@ fn one_that_is_not_there_is_no_fault() {
 
 #[test]
 fn a_file_that_was_touched_is_refused() {
-    for name in [manifest::MEMORY, manifest::STATE] {
-        let made = Made::new();
-        // The kernel's clock for files may stand still for some milliseconds.
-        thread::sleep(Duration::from_millis(20));
-        made.file(name).write_all_at(b"s", 50).unwrap();
-        assert!(matches!(made.refusal(), Refusal::Changed(changed) if changed == name));
-    }
+    let made = Made::new();
+    // The kernel's clock for files may stand still for some milliseconds.
+    thread::sleep(Duration::from_millis(20));
+    made.machine().write_all_at(b"s", 50).unwrap();
+    assert!(matches!(made.refusal(), Refusal::Changed(manifest::MACHINE)));
 }
 
 #[test]
 fn a_file_that_was_cut_is_refused() {
     let made = Made::new();
-    made.file(manifest::MEMORY).set_len(1 << 20).unwrap();
-    assert!(matches!(made.refusal(), Refusal::Changed(manifest::MEMORY)));
+    made.machine().set_len(1 << 20).unwrap();
+    assert!(matches!(made.refusal(), Refusal::Changed(manifest::MACHINE)));
 }
 
 #[test]
 fn a_file_that_others_can_write_is_refused() {
     let made = Made::new();
-    made.file(manifest::STATE).set_permissions(PermissionsExt::from_mode(0o660)).unwrap();
-    assert!(matches!(made.sealed().refusal(), Refusal::Foreign(manifest::STATE)));
+    made.machine().set_permissions(PermissionsExt::from_mode(0o660)).unwrap();
+    assert!(matches!(made.sealed().refusal(), Refusal::Foreign(manifest::MACHINE)));
 }
 
 #[test]
 fn a_link_is_refused() {
     let made = Made::new();
     let elsewhere = made.place.path().join("elsewhere");
-    fs::rename(made.path.join(manifest::MEMORY), &elsewhere).unwrap();
-    std::os::unix::fs::symlink(&elsewhere, made.path.join(manifest::MEMORY)).unwrap();
-    assert!(matches!(made.refusal(), Refusal::Read(manifest::MEMORY, _)));
+    fs::rename(made.path.join(manifest::MACHINE), &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, made.path.join(manifest::MACHINE)).unwrap();
+    assert!(matches!(made.refusal(), Refusal::Read(manifest::MACHINE, _)));
 }
 
 #[test]
@@ -134,8 +129,8 @@ fn a_manifest_of_another_format_or_of_none_is_refused() {
     let made = Made::new();
     let path = made.path.join(manifest::NAME);
     let json = fs::read_to_string(&path).unwrap();
-    fs::write(&path, json.replacen("\"format\":1", "\"format\":2", 1)).unwrap();
-    assert!(matches!(made.refusal(), Refusal::Format(2)));
+    fs::write(&path, json.replacen("\"format\":2", "\"format\":3", 1)).unwrap();
+    assert!(matches!(made.refusal(), Refusal::Format(3)));
     let made = Made::new();
     fs::write(made.path.join(manifest::NAME), "{").unwrap();
     assert!(matches!(made.refusal(), Refusal::Json(_)));
@@ -172,7 +167,7 @@ fn damage_below_the_file_system_is_found_by_reading_all() {
     fs::write(&path, [&json[..start], other, &json[start + 1..]].concat()).unwrap();
     assert!(made.open().is_ok());
     let found = made.templates.verify(&name_of(&made.path));
-    assert!(matches!(found, Err(TemplateError::Refused { source: Refusal::Changed(manifest::MEMORY), .. })));
+    assert!(matches!(found, Err(TemplateError::Refused { source: Refusal::Changed(manifest::MACHINE), .. })));
 }
 
 #[test]

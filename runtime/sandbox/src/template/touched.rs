@@ -12,7 +12,7 @@ use std::{
 
 use securectr_vmm::spec::{Expected, PAGE_LEN, PageRun};
 
-use super::manifest::MEMORY;
+use super::manifest::MACHINE;
 
 /// In a template.
 const NAME: &str = "touched.json";
@@ -67,10 +67,10 @@ impl Observation {
     }
 
     fn seen(&self, vmm_pid: i32) -> io::Result<Vec<PageRun>> {
-        let memory = fs::metadata(self.template.join(MEMORY))?.ino();
+        let machine = fs::metadata(self.template.join(MACHINE))?.ino();
         let pagemap = File::open(format!("/proc/{vmm_pid}/pagemap"))?;
         let mut pages = Vec::new();
-        for mapping in mappings(vmm_pid, memory)? {
+        for mapping in mappings(vmm_pid, machine)? {
             touched(&pagemap, &mapping, &mut pages)?;
         }
         Ok(runs(pages))

@@ -8,8 +8,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
-use securectr_vmm::spec::{Expected, HOTPLUG_CHUNK_MIB, Memory, Start, VmSpec};
+use kvm_ioctls::{IoEventAddress, VcpuFd, VmFd};
+use securectr_vmm::spec::{Expected, HOTPLUG_CHUNK_MIB, Start, VmSpec};
 use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -19,7 +19,7 @@ use crate::{
     descriptors::{DescriptorError, Descriptors},
     devices::{self, DeviceError, DeviceSlot, Mmio, Parts, Throttles},
     legacy::Legacy,
-    memory::{self, Backing, GuestMemory, LiveMemory, MIB, MemoryError, Room},
+    memory::{self, GuestMemory, LiveMemory, MIB, MemoryError, Room},
     vcpu::{Ending, VcpuError, Vcpus},
 };
 
@@ -68,7 +68,6 @@ pub(crate) enum MachineError {
     Restore(#[from] RestoreError),
 }
 
-pub(crate) use state::SaveError;
 use state::{MachineState, RestoreError};
 
 /// A machine whose vCPUs are there and paused.
@@ -87,10 +86,8 @@ pub(crate) struct Machine {
     /// By which memory comes and goes.
     pub mem: Option<Arc<Mutex<Mmio>>>,
     bus: Arc<Bus>,
-    /// Of a machine that can be saved.
-    saved_to: Option<File>,
     /// The vCPUs run in this memory: it goes after them.
-    _memory: LiveMemory,
+    memory: LiveMemory,
     vm: Arc<VmFd>,
 }
 
@@ -101,7 +98,8 @@ impl Machine {
         let kvm = sys::kvm(descriptors.take(spec.kvm)?);
         let vm = kvm.create_vm().map_err(|error| MachineError::Kvm("create the VM", error))?;
         let vm = Arc::new(vm);
-        let memory = memory::allocate(spec.memory_mib, backing(&spec.memory, descriptors)?)?;
+        let memory = memory::allocate(spec.memory_mib)?;
+        let origin = Origin::of(spec, descriptors, &memory)?;
         memory::give_to_vm(&vm, &memory)?;
         arch::prepare_vm(&vm).map_err(|error| MachineError::Kvm("set up the interrupt chips", error))?;
 
@@ -110,7 +108,6 @@ impl Machine {
         let mut throttles = Throttles::default();
         let parts = Parts { memory: &live, room: room(spec, &vm, &live), throttles: &mut throttles };
         let slots = devices::build(spec, descriptors, parts, &news)?;
-        let origin = Origin::of(&spec.start, descriptors)?;
         let legacy = legacy(&vm, descriptors.take(spec.console)?, &origin)?;
         for (index, slot) in slots.iter().enumerate() {
             connect(&vm, index, slot).map_err(|error| MachineError::Kvm("connect a device", error))?;
@@ -123,37 +120,23 @@ impl Machine {
         // Before the vCPUs have threads, which end with the process alone.
         match origin {
             Origin::Kernel(image) => boot(&memory, image, (&vcpus, devices.len()), &template)?,
-            Origin::Saved(state) => state.put_into(&vm, &vcpus, &devices, &template)?,
-        }
-        if let (Memory::Private { expected: Expected::Pages(runs), .. }, Some(vcpu)) =
-            (&spec.memory, vcpus.first())
-        {
-            memory::bring(&memory, vcpu, runs);
+            Origin::Saved { state, expected } => {
+                state.put_into(&vm, &vcpus, &devices, &template)?;
+                if let (Expected::Pages(runs), Some(vcpu)) = (expected, vcpus.first()) {
+                    memory::bring(&memory, vcpu, &runs);
+                }
+            }
         }
         let windows = devices.iter().map(|device| Arc::clone(device) as Arc<Mutex<dyn Window>>).collect();
         let bus = Arc::new(Bus::new(legacy, windows));
         let ending = Arc::new(Ending::new().map_err(|error| MachineError::Io("make an event", error))?);
-        let saved_to = spec.saved_to.map(|fd| descriptors.take(fd)).transpose()?.map(File::from);
-        let msrs = saved_to.is_some().then(|| saved_msrs(&kvm)).transpose()?;
-        let vcpus = Vcpus::start(vcpus, spec.allowed_vcpu_count, &bus, &ending, msrs)?;
+        let msrs = arch::msr_numbers(&kvm).map_err(MachineError::Msrs)?.into();
+        let vcpus = Vcpus::start(vcpus, spec.allowed_vcpu_count, &bus, &ending, &msrs)?;
         let disk_count = spec.disks.len();
         let nets = disk_count..disk_count + spec.nets.len();
         // The last of the table.
         let mem = devices.last().filter(|_| spec.hotplug_mib > 0).cloned();
-        Ok(Self {
-            vcpus,
-            ending,
-            devices,
-            disk_count,
-            throttles,
-            nets,
-            news,
-            mem,
-            bus,
-            saved_to,
-            _memory: live,
-            vm,
-        })
+        Ok(Self { vcpus, ending, devices, disk_count, throttles, nets, news, mem, bus, memory: live, vm })
     }
 
     /// The n-th disk of the spec.
@@ -170,32 +153,35 @@ impl Machine {
 /// What a machine is made of, beside its parts.
 enum Origin {
     Kernel(BootImage),
-    Saved(Box<MachineState>),
+    Saved { state: Box<MachineState>, expected: Expected },
 }
 
 impl Origin {
-    fn of(start: &Start, descriptors: &mut Descriptors) -> Result<Self, MachineError> {
-        Ok(match start {
+    /// What was saved of a memory comes into this one.
+    fn of(spec: &VmSpec, descriptors: &mut Descriptors, memory: &GuestMemory) -> Result<Self, MachineError> {
+        Ok(match &spec.start {
             Start::Boot { kernel, initramfs, command_line } => Self::Kernel(BootImage {
                 kernel: File::from(descriptors.take(*kernel)?),
                 initramfs: File::from(descriptors.take(*initramfs)?),
                 command_line: command_line.clone(),
             }),
-            Start::Restore { state } => {
-                Self::Saved(Box::new(MachineState::read(File::from(descriptors.take(*state)?))?))
+            Start::Restore { saved, expected } => {
+                let file = File::from(descriptors.take(*saved)?);
+                memory::lay(memory, &file, expected)?;
+                let state = MachineState::read(file, memory_len(spec))?;
+                Self::Saved { state: Box::new(state), expected: expected.clone() }
             }
         })
     }
 }
 
-fn backing(memory: &Memory, descriptors: &mut Descriptors) -> Result<Backing, MachineError> {
-    Ok(match memory {
-        Memory::Anonymous => Backing::Anonymous,
-        Memory::Shared(fd) => Backing::Shared(File::from(descriptors.take(*fd)?)),
-        Memory::Private { file, expected } => {
-            Backing::Private(File::from(descriptors.take(*file)?), expected.clone())
-        }
-    })
+fn memory_len(spec: &VmSpec) -> u64 {
+    u64::from(spec.memory_mib) * MIB
+}
+
+/// What [`Machine::save`] writes at most, in bytes.
+pub(crate) fn longest_saved(spec: &VmSpec) -> u64 {
+    memory_len(spec) + state::MAX_STATE_LEN
 }
 
 /// The first vCPU is to begin with the kernel, which finds so many devices; the others wait.
@@ -211,10 +197,6 @@ fn boot(
         template.set_up(vcpu, index, entry)?;
     }
     Ok(())
-}
-
-fn saved_msrs(kvm: &Kvm) -> Result<Arc<[u32]>, MachineError> {
-    Ok(arch::msr_numbers(kvm).map_err(MachineError::Msrs)?.into())
 }
 
 fn check_bounds(spec: &VmSpec) -> Result<(), MachineError> {
@@ -248,7 +230,7 @@ fn room(spec: &VmSpec, vm: &Arc<VmFd>, memory: &LiveMemory) -> Option<Room> {
 fn legacy(vm: &VmFd, console: OwnedFd, origin: &Origin) -> Result<Legacy, MachineError> {
     let legacy = match origin {
         Origin::Kernel { .. } => Legacy::new(console),
-        Origin::Saved(state) => Legacy::restored(console, &state.serial),
+        Origin::Saved { state, .. } => Legacy::restored(console, &state.serial),
     };
     let legacy = legacy.map_err(|error| MachineError::Io("set up the serial line", error))?;
     vm.register_irqfd(legacy.serial_interrupt(), arch::SERIAL_GSI)

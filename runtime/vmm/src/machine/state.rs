@@ -1,21 +1,24 @@
-//! A machine at rest: all that it is beside its memory, as one JSON document. A saved state is hostile: every part checks what it
+//! A machine at rest: all that it is beside its memory, as one JSON document behind its memory. A saved state is hostile: every part checks what it
 //! takes up, and the whole is no longer than [`MAX_STATE_LEN`].
 
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::FileExt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use kvm_ioctls::{VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::{Machine, MachineError};
 use crate::{
     arch::{self, CpuTemplate, VcpuState, VmState},
     devices::{Mmio, MmioState, StateError},
     legacy::SerialState,
+    memory,
     vcpu::VcpuError,
 };
 
@@ -23,19 +26,19 @@ use crate::{
 const FORMAT: u32 = 2;
 
 /// Far more than 64 vCPUs and all devices take, in bytes.
-const MAX_STATE_LEN: u64 = 8 << 20;
+pub(super) const MAX_STATE_LEN: u64 = 8 << 20;
 
 #[derive(Debug, Error)]
 pub(crate) enum SaveError {
-    #[error("this machine was not made to be saved, or was saved already")]
-    Unforeseen,
     #[error("save the vCPUs")]
     Vcpus(#[from] VcpuError),
     #[error("save what the vCPUs share")]
     Vm(#[source] arch::StateError),
     #[error("save a device")]
     Device(#[from] StateError),
-    #[error("write the state")]
+    #[error("describe the machine")]
+    Describe(#[source] serde_json::Error),
+    #[error("write the machine")]
     Write(#[source] io::Error),
 }
 
@@ -71,8 +74,7 @@ pub(super) struct MachineState {
 impl Machine {
     /// Stops the vCPUs. The event loop's thread calls this, outside of events: no device does anything meanwhile, and what was announced
     /// to one and not yet done, it does when it begins again.
-    pub(crate) fn save(&mut self) -> Result<(), SaveError> {
-        let mut file = self.saved_to.take().ok_or(SaveError::Unforeseen)?;
+    pub(crate) fn save(&mut self, file: &File) -> Result<(), SaveError> {
         self.vcpus.pause()?;
         let state = MachineState {
             format: FORMAT,
@@ -81,8 +83,12 @@ impl Machine {
             serial: self.bus.serial_state(),
             devices: locked(&self.devices).map(|device| device.save()).collect::<Result<_, _>>()?,
         };
-        let json = serde_json::to_vec(&state).map_err(|error| SaveError::Write(error.into()))?;
-        file.write_all(&json).map_err(SaveError::Write)
+        let json = serde_json::to_vec(&state).map_err(SaveError::Describe)?;
+        // No more memory than the machine began with is there, or a device has refused.
+        let memory = self.memory.now();
+        let memory_len = memory.iter().map(|region| region.len()).sum();
+        let written = memory::save(&memory, file).and_then(|()| file.write_all_at(&json, memory_len));
+        written.map_err(SaveError::Write)
     }
 }
 
@@ -113,8 +119,10 @@ impl MachineState {
         Ok(())
     }
 
-    pub(super) fn read(file: File) -> Result<Self, RestoreError> {
+    /// It lies behind so much memory, in bytes.
+    pub(super) fn read(mut file: File, memory_len: u64) -> Result<Self, RestoreError> {
         let mut json = Vec::new();
+        file.seek(SeekFrom::Start(memory_len)).map_err(RestoreError::Read)?;
         file.take(MAX_STATE_LEN + 1).read_to_end(&mut json).map_err(RestoreError::Read)?;
         if json.len() as u64 > MAX_STATE_LEN {
             return Err(RestoreError::TooLong);

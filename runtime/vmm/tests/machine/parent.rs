@@ -2,11 +2,14 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader, IoSlice, Read, Write},
+    io::{BufRead, BufReader, IoSlice, Read, Seek, SeekFrom, Write},
     mem::MaybeUninit,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::net::{UnixListener, UnixStream},
+        unix::{
+            fs::FileExt,
+            net::{UnixListener, UnixStream},
+        },
     },
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -17,7 +20,7 @@ use std::{
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use securectr_vmm::{
     control::{Event, Request},
-    spec::{DiskSpec, Expected, Fd, Memory, Start, VmSpec, VsockSpec},
+    spec::{DiskSpec, Expected, Fd, Start, VmSpec, VsockSpec},
 };
 
 /// Far more than anything here takes, in an emulated host too.
@@ -41,43 +44,38 @@ pub(crate) struct Setup {
     pub empty_disks: usize,
     /// It goes on where this one was saved: kernel, initramfs and command line are of no use then.
     pub restored: Option<Saved>,
-    /// It is to be saved there.
-    pub saved: Option<Saved>,
     /// Start it in a user and a pid namespace of its own, as it demands.
     pub namespaces: bool,
 }
 
-/// A machine on its way through files without names.
+/// A machine on its way through a file without a name.
 pub(crate) struct Saved {
-    memory: File,
-    state: File,
+    pub file: File,
+    memory_len: u64,
 }
 
 impl Saved {
     pub(crate) fn new(memory_mib: u32) -> Self {
-        let memory = tempfile::tempfile().unwrap();
-        memory.set_len(u64::from(memory_mib) << 20).unwrap();
-        Self { memory, state: tempfile::tempfile().unwrap() }
+        Self { file: tempfile::tempfile().unwrap(), memory_len: u64::from(memory_mib) << 20 }
     }
 
-    /// The same files.
-    pub(crate) fn same(&self) -> Self {
-        Self { memory: self.memory.try_clone().unwrap(), state: self.state.try_clone().unwrap() }
-    }
-
-    /// The same files, the state to be read from its beginning.
+    /// The same, opened once more.
     pub(crate) fn again(&self) -> Self {
-        let reopened = |file: &File| File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
-        Self { memory: reopened(&self.memory), state: reopened(&self.state) }
+        let file = File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd())).unwrap();
+        Self { file, memory_len: self.memory_len }
     }
 
     pub(crate) fn state(&self) -> serde_json::Value {
-        serde_json::from_reader(self.again().state).unwrap()
+        let mut file = &self.again().file;
+        file.seek(SeekFrom::Start(self.memory_len)).unwrap();
+        serde_json::from_reader(file).unwrap()
     }
 
-    /// The same memory with another state.
+    /// The same memory with another state, which is that of all from now on.
     pub(crate) fn with_state(&self, state: &[u8]) -> Self {
-        Self { state: super::guest::temporary(state), ..self.again() }
+        self.file.set_len(self.memory_len).unwrap();
+        self.file.write_all_at(state, self.memory_len).unwrap();
+        self.again()
     }
 }
 
@@ -94,7 +92,6 @@ impl Setup {
             disks: Vec::new(),
             empty_disks: 0,
             restored: None,
-            saved: None,
             namespaces: true,
         }
     }
@@ -111,7 +108,7 @@ impl Setup {
         let spec = VmSpec {
             kvm: table.lay(&kvm),
             start: match &self.restored {
-                Some(saved) => Start::Restore { state: table.lay(&saved.state) },
+                Some(saved) => Start::Restore { saved: table.lay(&saved.file), expected: Expected::Unknown },
                 None => Start::Boot {
                     kernel: table.lay(&self.kernel),
                     initramfs: table.lay(&self.initramfs),
@@ -119,13 +116,6 @@ impl Setup {
                 },
             },
             memory_mib: self.memory_mib,
-            memory: match (&self.restored, &self.saved) {
-                (Some(from), _) => {
-                    Memory::Private { file: table.lay(&from.memory), expected: Expected::Unknown }
-                }
-                (None, Some(to)) => Memory::Shared(table.lay(&to.memory)),
-                (None, None) => Memory::Anonymous,
-            },
             hotplug_mib: self.hotplug_mib,
             vcpu_count: self.vcpu_count,
             allowed_vcpu_count: self.allowed_vcpu_count.unwrap_or(self.vcpu_count),
@@ -139,7 +129,6 @@ impl Setup {
             nets: Vec::new(),
             filesystems: Vec::new(),
             vsock: VsockSpec { listener: table.lay(&listener), dial_out: Vec::new() },
-            saved_to: self.saved.as_ref().map(|saved| table.lay(&saved.state)),
         };
         let launcher = command(self.namespaces)
             .stdin(OwnedFd::from(vmm_control))

@@ -1,6 +1,6 @@
 //! A machine that is saved, and others that go on where it was.
 
-use std::os::unix::fs::FileExt;
+use std::fs::File;
 
 use securectr_vmm::control::{End, Event, Request};
 use serde_json::{Value, json};
@@ -23,10 +23,10 @@ const COUNT: &str = "/busybox mount -t sysfs sys /sys\n/busybox mount -t proc pr
 /// Boots one, and saves it when it has said that it is ready.
 fn template(script: &str, vcpu_count: u8) -> Saved {
     let saved = Saved::new(MEMORY_MIB);
-    let mut vm = Setup { empty_disks: 1, vcpu_count, saved: Some(saved.same()), ..setup(script) }.start();
+    let mut vm = Setup { empty_disks: 1, vcpu_count, ..setup(script) }.start();
     assert_eq!(vm.event(), Event::Running);
     vm.console.wait_for("ready");
-    assert_eq!(vm.ask(Request::Save), Event::Saved);
+    assert_eq!(vm.give(Request::Save, &saved.file), Event::Saved);
     saved
 }
 
@@ -77,28 +77,36 @@ fn a_clone_has_the_vcpus_of_the_machine_it_was() {
 
 #[test]
 #[ignore = "needs KVM"]
-fn a_machine_that_was_saved_can_go_on_itself_and_is_saved_once() {
-    let files = Saved::new(MEMORY_MIB);
-    let mut vm = Setup { empty_disks: 1, saved: Some(files), ..setup(COUNT) }.start();
+fn a_machine_that_was_saved_can_go_on_itself_and_be_saved_again() {
+    let mut vm = Setup { empty_disks: 1, ..setup(COUNT) }.start();
     assert_eq!(vm.event(), Event::Running);
     vm.console.wait_for("ready");
-    assert_eq!(vm.ask(Request::Save), Event::Saved);
-    assert_eq!(vm.ask(Request::Resume), Event::Resumed);
-    let disk = guest::temporary(&[0; 512]);
-    disk.write_all_at(b"later\n", 0).unwrap();
-    assert_eq!(vm.give(Request::AttachDisk { disk: 0, limits: None }, &disk), Event::DiskAttached(0));
-    vm.console.wait_for("later");
-    let Event::Failed(why) = vm.ask(Request::Save) else { panic!("it was saved again") };
-    assert!(why.contains("saved already"), "{why}");
+    for _ in 0..2 {
+        assert_eq!(vm.give(Request::Save, &Saved::new(MEMORY_MIB).file), Event::Saved);
+        assert_eq!(vm.ask(Request::Resume), Event::Resumed);
+    }
+    assert_eq!(
+        vm.give(Request::AttachDisk { disk: 0, limits: None }, &guest::temporary(&[b'x'; 4096])),
+        Event::DiskAttached(0)
+    );
+    assert_eq!(vm.event(), Event::Ended(End::Reset));
 }
 
 #[test]
 #[ignore = "needs KVM"]
-fn a_machine_that_was_not_made_to_be_saved_is_not() {
-    let mut vm = setup(COUNT).start();
+fn a_machine_that_cannot_be_written_down_goes_on() {
+    let mut vm = Setup { empty_disks: 1, ..setup(COUNT) }.start();
     assert_eq!(vm.event(), Event::Running);
-    let Event::Failed(why) = vm.ask(Request::Save) else { panic!("it was saved") };
-    assert!(why.contains("was not made to be saved"), "{why}");
+    vm.console.wait_for("ready");
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let Event::NotSaved(why) = vm.give(Request::Save, &full) else { panic!("it was saved") };
+    assert!(why.starts_with("write the machine: "), "{why}");
+    assert_eq!(vm.ask(Request::Resume), Event::Resumed);
+    assert_eq!(
+        vm.give(Request::AttachDisk { disk: 0, limits: None }, &guest::temporary(&[b'x'; 4096])),
+        Event::DiskAttached(0)
+    );
+    assert_eq!(vm.event(), Event::Ended(End::Reset));
 }
 
 #[test]

@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn the_initramfs_lies_at_the_end_of_memory() {
-        let memory = memory::allocate(2, memory::Backing::Anonymous).unwrap();
+        let memory = memory::allocate(2).unwrap();
         let range = load_initramfs(&memory, file(&[7; 5000]), 0..2 << 20).unwrap();
         assert_eq!(range, (2 << 20) - 8192..(2 << 20) - 8192 + 5000);
         assert_eq!(memory.read_obj::<u8>(GuestAddress(range.end - 1)).unwrap(), 7);
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn an_initramfs_that_would_meet_the_kernel_is_refused() {
-        let memory = memory::allocate(2, memory::Backing::Anonymous).unwrap();
+        let memory = memory::allocate(2).unwrap();
         let refused = load_initramfs(&memory, file(&[7; 5000]), (2 << 20) - 8191..2 << 20);
         assert!(matches!(refused, Err(BootError::MemoryTooSmall { .. })));
         let refused = load_initramfs(&memory, file(&[7; 5000]), 0..4096);
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn what_is_no_elf_file_is_no_kernel() {
-        let memory = memory::allocate(2, memory::Backing::Anonymous).unwrap();
+        let memory = memory::allocate(2).unwrap();
         assert!(matches!(load_kernel(&memory, file(b"MZ and so on")), Err(BootError::Kernel(_))));
     }
 }

@@ -1,26 +1,60 @@
-//! The memory of a guest that goes on from a file. What the file has is mapped, so that all guests that go on from it share what they do
-//! not write. Its holes are memory as any guest's: a page of a hole would cost twice, once for the file.
+//! Memory that is saved to a file, and that goes on from one. What the file has is mapped, so that all guests that go on from it share
+//! what they do not write. Its holes are memory as any guest's: a page of a hole would cost twice, once for the file.
 //!
 //! What the guest will touch soon is brought to it beforehand, in few calls. Otherwise each page costs an exit, and one that is read first
 //! and written then costs three: the host takes the first mapping back when it makes the copy.
 
-use std::{fs::File, io, iter, ops::Range};
+use std::{fs::File, io, iter, ops::Range, os::unix::fs::FileExt};
 
 use kvm_ioctls::VcpuFd;
-use securectr_vmm::spec::{PAGE_LEN, PageRun};
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
+use securectr_vmm::spec::{Expected, PAGE_LEN, PageRun};
+use vm_memory::{
+    Address, Bytes, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress,
+};
 
-use super::{GuestMemory, sys};
+use super::{GuestMemory, MemoryError, sys};
 
 /// A process may have 65,530 mappings (vm.max_map_count); each page that is mapped alone splits one in two.
 const MOST_ALONE: usize = 30_000;
 
-/// Maps what the file has over the memory, of which it has at least the length.
-pub(super) fn lay(memory: &GuestMemory, file: &File) -> io::Result<()> {
-    let len: u64 = memory.iter().map(|region| region.size() as u64).sum();
-    if file.metadata()?.len() < len {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+/// In what memory is looked at for zeroes, in bytes: what is written of a piece is one range, and so one mapping of each guest.
+const PIECE_LEN: usize = 64 << 10;
+
+/// Writes the memory to the beginning of an empty file, with holes for most of what is all zeroes.
+pub(crate) fn save(memory: &GuestMemory, file: &File) -> io::Result<()> {
+    let mut buffer = vec![0; PIECE_LEN];
+    for (region, start) in in_file(memory) {
+        for at in (0..region.size()).step_by(PIECE_LEN) {
+            let Some(piece) = buffer.get_mut(..PIECE_LEN.min(region.size() - at)) else { break };
+            region.read_slice(piece, MemoryRegionAddress(at as u64)).map_err(io::Error::other)?;
+            let used = used(piece);
+            file.write_all_at(piece.get(used.clone()).unwrap_or_default(), start + (at + used.start) as u64)?;
+        }
     }
+    Ok(())
+}
+
+/// From the first page that is not all zeroes to the last.
+fn used(piece: &[u8]) -> Range<usize> {
+    let page_len = PAGE_LEN as usize;
+    let is_used = |page: &[u8]| page.iter().any(|&byte| byte != 0);
+    let mut pages = piece.chunks(page_len);
+    let count = pages.len();
+    let first = pages.position(is_used).unwrap_or(count);
+    let last = piece.chunks(page_len).rposition(is_used).map_or(first, |last| last + 1);
+    first * page_len..(last * page_len).min(piece.len()).max(first * page_len)
+}
+
+/// Maps what the file has over the memory, which is as long as what was saved.
+pub(crate) fn lay(memory: &GuestMemory, file: &File, expected: &Expected) -> Result<(), MemoryError> {
+    lay_all(memory, file).map_err(MemoryError::Saved)?;
+    if *expected == Expected::Unknown {
+        map_alone(memory, file);
+    }
+    memory.iter().try_for_each(|region| sys::keep_out_of_core_dumps(region).map_err(MemoryError::CoreDump))
+}
+
+fn lay_all(memory: &GuestMemory, file: &File) -> io::Result<()> {
     for (region, start) in in_file(memory) {
         for range in data(file, start, region) {
             sys::lay_file(region, &range, file, start + range.start as u64)?;
@@ -56,7 +90,7 @@ fn data<'a>(
 
 /// Puts the pages that the file has into mappings of their own, so that the kernel never maps the neighbours of one with it. Where
 /// that cannot be done, more pages will be taken for touched than are.
-pub(super) fn map_alone(memory: &GuestMemory, file: &File) {
+fn map_alone(memory: &GuestMemory, file: &File) {
     let page_len = PAGE_LEN as usize;
     let pages = in_file(memory).flat_map(|(region, start)| {
         data(file, start, region).flat_map(|range| range.step_by(page_len)).map(move |at| (region, at))
@@ -102,76 +136,4 @@ fn places(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        fs::{self, File},
-        os::unix::fs::FileExt,
-    };
-
-    use securectr_vmm::spec::Expected;
-
-    use super::*;
-    use crate::memory::{Backing, MIB, allocate};
-
-    fn memory(expected: Expected) -> GuestMemory {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(4 * MIB).unwrap();
-        file.write_all_at(&[1; 8 * PAGE_LEN as usize], MIB).unwrap();
-        allocate(4, Backing::Private(file, expected)).unwrap()
-    }
-
-    fn resident(memory: &GuestMemory) -> Vec<u64> {
-        let region = memory.iter().next().unwrap();
-        let pagemap = File::open("/proc/self/pagemap").unwrap();
-        let first = region.as_ptr() as u64 / PAGE_LEN;
-        let is_there = |page: &u64| {
-            let mut entry = [0; 8];
-            pagemap.read_exact_at(&mut entry, (first + page) * 8).unwrap();
-            u64::from_le_bytes(entry) >> 63 == 1
-        };
-        (0..4 * MIB / PAGE_LEN).filter(is_there).collect()
-    }
-
-    fn read(memory: &GuestMemory, page: u64) {
-        use vm_memory::{Bytes, GuestAddress};
-        let _: u8 = memory.read_obj(GuestAddress(page * PAGE_LEN)).unwrap();
-    }
-
-    #[test]
-    fn a_page_that_is_mapped_alone_comes_without_its_neighbours() {
-        let memory = memory(Expected::Unknown);
-        assert!(resident(&memory).is_empty());
-        read(&memory, 256 + 3);
-        read(&memory, 256 + 6);
-        assert_eq!(resident(&memory), [259, 262]);
-    }
-
-    #[test]
-    fn what_the_file_has_is_mapped_and_its_holes_are_not() {
-        let memory = memory(Expected::Pages(Vec::new()));
-        let maps = fs::read_to_string("/proc/self/maps").unwrap();
-        let start = memory.iter().next().unwrap().as_ptr() as u64;
-        let line = format!("{:x}-{:x} rw-p 00100000", start + MIB, start + MIB + 8 * PAGE_LEN);
-        assert!(maps.contains(&line), "{line} in {maps}");
-    }
-
-    #[test]
-    fn runs_are_cut_to_what_there_is() {
-        let memory = memory(Expected::Pages(Vec::new()));
-        let found =
-            |run| places(&memory, run).map(|(_, range, _)| (range.start, range.end)).collect::<Vec<_>>();
-        assert_eq!(found(PageRun(1, 2, true)), [(0x1000, 0x3000)]);
-        assert_eq!(found(PageRun(1023, 2, true)), [(0x3f_f000, 0x40_0000)]);
-        assert_eq!(found(PageRun(u32::MAX, u32::MAX, true)), []);
-        assert_eq!(found(PageRun(7, 0, true)), []);
-    }
-
-    #[test]
-    fn pages_that_will_be_written_are_copied_beforehand() {
-        let memory = memory(Expected::Pages(Vec::new()));
-        for (region, range, _) in places(&memory, PageRun(256, 3, true)) {
-            sys::populate_for_writing(region, &range).unwrap();
-        }
-        assert_eq!(resident(&memory), [256, 257, 258]);
-    }
-}
+mod tests;
