@@ -21,6 +21,7 @@ mod stay;
 mod streams;
 mod templates;
 mod terminal;
+mod timings;
 mod volumes;
 mod without_root;
 mod work;
