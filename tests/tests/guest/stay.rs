@@ -163,7 +163,7 @@ fn a_policy_can_be_changed_while_it_runs_and_when_it_has_ended() -> Result<()> {
     user.succeed(&["run", "-d", "--name", "once", "box", "sh", "-c", script])?;
     assert_eq!(user.succeed(&["update", "--restart", "on-failure:1", "once"])?, "once");
     user.succeed(&["exec", "once", "touch", "/end"])?;
-    assert_eq!(user.succeed(&["wait", "once"])?, "1");
+    assert_eq!(user.succeed(&["wait", "once"])?, "1", "{:?}", user.call(&["why", "once"]));
     assert_eq!(user.inspect(".RestartCount", "once")?, "1");
     user.succeed(&["update", "--restart", "no", "once"])?;
     user.succeed(&["start", "once"])?;
