@@ -23,6 +23,7 @@ use nix::{
     fcntl::AT_FDCWD,
     sys::{
         stat::{UtimensatFlags, utimensat},
+        statvfs::statvfs,
         time::TimeSpec,
     },
 };
@@ -47,6 +48,9 @@ const DIRECTORY: &str = "templates";
 /// More are not kept: of those that were not used for the longest time, one goes for each that comes.
 const MOST_KEPT: usize = 16;
 
+/// What a template takes at most, and some room for others, in bytes.
+const LEAST_ROOM: u64 = 48 << 20;
+
 /// How often it is looked whether another process has made what is waited for.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
@@ -66,6 +70,8 @@ pub enum TemplateError {
     Missing(String),
     #[error("there is more than one template whose key begins with {0}")]
     Ambiguous(String),
+    #[error("to keep one takes {} MiB of the disk, and {} MiB are free", LEAST_ROOM >> 20, .free_bytes >> 20)]
+    NoRoom { free_bytes: u64 },
     #[error("describe the template")]
     Describe(#[source] serde_json::Error),
 }
@@ -130,6 +136,7 @@ impl Templates {
             return Ok(template);
         }
         self.sweep();
+        self.check_room()?;
         make::make(&path, plan, &inputs, host).await?;
         self.forget_oldest(&path)?;
         open(&path, &inputs)?.ok_or_else(|| TemplateError::Missing(name_of(&path)))
@@ -199,6 +206,13 @@ impl Templates {
             sleep(LOCK_PAUSE).await;
         }
         Ok(directory)
+    }
+
+    /// Nobody boots a machine twice because the first cannot be kept.
+    fn check_room(&self) -> Result<(), TemplateError> {
+        let room = statvfs(&self.0).map_err(|errno| io_error("look at", &self.0)(errno.into()))?;
+        let free_bytes = room.blocks_available() * room.fragment_size();
+        if free_bytes < LEAST_ROOM { Err(TemplateError::NoRoom { free_bytes }) } else { Ok(()) }
     }
 
     /// Removes what was left by those who were killed while they made one.
