@@ -191,18 +191,25 @@ impl Place {
 
     /// What is known of it now: one without a monitor has ended, whatever was written last, and none has ended before its monitor.
     pub(crate) fn read(&self) -> Result<Record> {
-        let path = self.0.join("record.json");
-        let json = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-        let mut record: Record =
-            serde_json::from_slice(&json).with_context(|| format!("understand {}", path.display()))?;
+        let mut record = self.written()?;
+        if record.status != Status::Stopped && has_ended(&record, Duration::ZERO)? {
+            // It may have written its last words since.
+            record = self.written()?;
+        }
         let limit = if record.status == Status::Stopped { LAST_WORDS_LIMIT * 2 } else { Duration::ZERO };
-        let has_ended = record.monitor.ends_within(limit).context("look for the container's monitor")?;
         record.status = match record.status {
-            _ if has_ended => Status::Stopped,
+            _ if has_ended(&record, limit)? => Status::Stopped,
             Status::Stopped => Status::Running,
             status => status,
         };
         Ok(record)
+    }
+
+    /// As its monitor has left it.
+    fn written(&self) -> Result<Record> {
+        let path = self.0.join("record.json");
+        let json = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        serde_json::from_slice(&json).with_context(|| format!("understand {}", path.display()))
     }
 
     /// Whole or not at all.
@@ -233,6 +240,10 @@ pub(crate) fn hook_state(record: &Record, pid: i32) -> HookState {
         bundle: record.bundle.clone(),
         annotations: record.annotations.clone(),
     }
+}
+
+fn has_ended(record: &Record, limit: Duration) -> Result<bool> {
+    record.monitor.ends_within(limit).context("look for the container's monitor")
 }
 
 #[cfg(test)]
