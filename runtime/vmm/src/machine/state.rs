@@ -1,5 +1,5 @@
-//! A machine at rest: all that it is beside its memory, as one JSON document behind its memory. A saved state is hostile: every part checks what it
-//! takes up, and the whole is no longer than [`MAX_STATE_LEN`].
+//! A machine at rest: all that it is beside its memory, as one JSON document that lies behind it. A saved state is hostile: every part
+//! checks what it takes up, and the whole is no longer than [`MAX_STATE_LEN`].
 
 use std::{
     fs::File,

@@ -1,4 +1,4 @@
-//! Structures of KVM in a saved state: hexadecimal digits, which are read in a tenth of the time that a list of numbers takes.
+//! Structures of KVM in a saved state: hexadecimal digits, one string each, instead of a list of numbers.
 
 use std::fmt::Write;
 
