@@ -6,7 +6,7 @@ use securectr_vmm::spec::Wire;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{TemplateError, io_error};
+use super::{TemplateError, io_error, manifest::hex};
 use crate::{Installation, MachinePlan, NetworkPlan, equipment::Devices};
 
 /// Where the kernel says which processor this is and what it can do (sysfs of cpu).
@@ -124,7 +124,9 @@ impl Inputs {
     /// The name of the template.
     pub(super) fn key(&self) -> Result<String, TemplateError> {
         let json = serde_json::to_vec(self).map_err(TemplateError::Describe)?;
-        Ok(Sha256::digest(json).iter().take(KEY_LEN / 2).map(|byte| format!("{byte:02x}")).collect())
+        let mut key = hex(&Sha256::digest(json));
+        key.truncate(KEY_LEN);
+        Ok(key)
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
         },
     },
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,6 +29,7 @@ use crate::{
     BootError, Host, MachinePlan, SandboxId, boot,
     equipment::{Equipment, Origin},
     network::device_mac,
+    undo::Undo,
 };
 
 /// How long a guest may do what it has put off until after its boot: what is done here, no machine has to do again.
@@ -66,7 +68,12 @@ pub(super) async fn make(
 async fn save(plan: &MachinePlan, kind: &Kind, host: &Host, to: &File) -> Result<(), TemplateError> {
     let machine = async {
         let id = SandboxId::random().map_err(|error| BootError::Descriptor("name", error))?;
-        let state = host.state.create(&id)?;
+        let state = Arc::new(host.state.create(&id)?);
+        let mut undo = Undo::default();
+        undo.push({
+            let state = Arc::clone(&state);
+            move || state.remove()
+        });
         let listener = UnixListener::bind(state.vsock_path());
         let listener = listener.map_err(|error| BootError::Descriptor("vsock socket", error))?;
         let mut equipment = Equipment::new(listener, host.echo_console)?;
@@ -77,14 +84,12 @@ async fn save(plan: &MachinePlan, kind: &Kind, host: &Host, to: &File) -> Result
         let agent = boot::greeted(&vmm, rpc).await?;
         // It has answered once, so that it need not find out how in each machine.
         agent.ping().await.map_err(BootError::Agent)?;
-        Ok((vmm, agent, state, others))
+        Ok((undo, others, agent, vmm))
     };
-    let (vmm, _agent, state, _others) =
+    let (_undo, _others, _agent, vmm) =
         machine.await.map_err(|error| TemplateError::Boot(Box::new(error)))?;
     sleep(SETTLING).await;
-    let saved = vmm.save(to).await.map_err(TemplateError::Save);
-    state.remove();
-    saved
+    vmm.save(to).await.map_err(TemplateError::Save)
 }
 
 /// Gives a machine devices of this kind, with nothing behind them. The other ends are to be kept as long as it runs.
