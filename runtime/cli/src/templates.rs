@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Args as ClapArgs, Subcommand};
-use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{LinuxMemory, LinuxResources};
 use securectr_sandbox::{
     Host, Installation, Kind, Listed, MachinePlan, NatPlan, NetworkPlan, Sandbox, Settings, StateRoot,
     Templates,
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     args::{Global, Network, cpu_count, memory_size, network},
-    bundle::CPU_PERIOD_US,
+    bundle::cpu_of,
     output::{self, Format},
     paths,
     report::Report,
@@ -146,11 +146,7 @@ fn limits(build: &Build) -> LinuxResources {
     let mut memory = LinuxMemory::default();
     memory.set_limit(build.memory);
     resources.set_memory(Some(memory));
-    if let Some(cpus) = build.cpus {
-        let mut cpu = LinuxCpu::default();
-        cpu.set_period(Some(CPU_PERIOD_US)).set_quota(Some((cpus * CPU_PERIOD_US as f64) as i64));
-        resources.set_cpu(Some(cpu));
-    }
+    resources.set_cpu(Some(cpu_of(build.cpus)));
     resources
 }
 

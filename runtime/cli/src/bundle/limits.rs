@@ -44,12 +44,18 @@ fn set_cpu(resources: &mut LinuxResources, run: &Run) {
     if run.cpus.is_none() && run.cpu_shares.is_none() && run.cpuset_cpus.is_none() {
         return;
     }
-    let mut cpu = LinuxCpu::default();
-    if let Some(cpus) = run.cpus {
-        cpu.set_period(Some(CPU_PERIOD_US)).set_quota(Some((cpus * CPU_PERIOD_US as f64) as i64));
-    }
+    let mut cpu = cpu_of(run.cpus);
     cpu.set_shares(run.cpu_shares).set_cpus(run.cpuset_cpus.clone());
     resources.set_cpu(Some(cpu));
+}
+
+/// For so many CPUs; without a number there is no limit.
+pub(crate) fn cpu_of(cpus: Option<f64>) -> LinuxCpu {
+    let mut cpu = LinuxCpu::default();
+    if let Some(cpus) = cpus {
+        cpu.set_period(Some(CPU_PERIOD_US)).set_quota(Some((cpus * CPU_PERIOD_US as f64) as i64));
+    }
+    cpu
 }
 
 fn set_block_io(resources: &mut LinuxResources, run: &Run) {

@@ -8,7 +8,7 @@ mod seccomp;
 
 pub(crate) use mounts::leave_volumes;
 
-pub(crate) use limits::CPU_PERIOD_US;
+pub(crate) use limits::{CPU_PERIOD_US, cpu_of};
 
 use std::{env, ffi::OsString, fs, io, path::PathBuf};
 

@@ -192,13 +192,14 @@ impl Place {
     /// What is known of it now: one without a monitor has ended, whatever was written last, and none has ended before its monitor.
     pub(crate) fn read(&self) -> Result<Record> {
         let mut record = self.written()?;
-        if record.status != Status::Stopped && has_ended(&record, Duration::ZERO)? {
+        let mut has_ended = record.has_ended()?;
+        if has_ended && record.status != Status::Stopped {
             // It may have written its last words since.
             record = self.written()?;
+            has_ended = record.has_ended()?;
         }
-        let limit = if record.status == Status::Stopped { LAST_WORDS_LIMIT * 2 } else { Duration::ZERO };
         record.status = match record.status {
-            _ if has_ended(&record, limit)? => Status::Stopped,
+            _ if has_ended => Status::Stopped,
             Status::Stopped => Status::Running,
             status => status,
         };
@@ -242,8 +243,12 @@ pub(crate) fn hook_state(record: &Record, pid: i32) -> HookState {
     }
 }
 
-fn has_ended(record: &Record, limit: Duration) -> Result<bool> {
-    record.monitor.ends_within(limit).context("look for the container's monitor")
+impl Record {
+    /// Whether its monitor is gone; one that has written its last words is on its way.
+    fn has_ended(&self) -> Result<bool> {
+        let limit = if self.status == Status::Stopped { LAST_WORDS_LIMIT * 2 } else { Duration::ZERO };
+        self.monitor.ends_within(limit).context("look for the container's monitor")
+    }
 }
 
 #[cfg(test)]
