@@ -167,7 +167,7 @@ fn a_policy_can_be_changed_while_it_runs_and_when_it_has_ended() -> Result<()> {
     assert_eq!(user.inspect(".RestartCount", "once")?, "1");
     user.succeed(&["update", "--restart", "no", "once"])?;
     user.succeed(&["start", "once"])?;
-    assert_eq!(user.succeed(&["wait", "once"])?, "1");
+    assert_eq!(user.succeed(&["wait", "once"])?, "1", "{:?}", user.call(&["why", "once"]));
     assert_eq!(user.succeed(&["logs", "once"])?, "run\nrun\nrun");
     user.succeed(&["run", "-d", "--rm", "--name", "passing", "box", "sleep", "1000"])?;
     let refused = user.call(&["update", "--restart", "always", "passing"])?;

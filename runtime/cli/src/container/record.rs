@@ -191,19 +191,18 @@ impl Place {
 
     /// What is known of it now: one without a monitor has ended, whatever was written last, and none has ended before its monitor.
     pub(crate) fn read(&self) -> Result<Record> {
-        let mut record = self.written()?;
-        let mut has_ended = record.has_ended()?;
-        if has_ended && record.status != Status::Stopped {
-            // It may have written its last words since.
-            record = self.written()?;
-            has_ended = record.has_ended()?;
+        loop {
+            let record = self.written()?;
+            if !record.has_ended()? {
+                let status = if record.status == Status::Stopped { Status::Running } else { record.status };
+                return Ok(Record { status, ..record });
+            }
+            // It may have written its last words since, or somebody may have started the container again.
+            let last = self.written()?;
+            if last.monitor == record.monitor {
+                return Ok(Record { status: Status::Stopped, ..last });
+            }
         }
-        record.status = match record.status {
-            _ if has_ended => Status::Stopped,
-            Status::Stopped => Status::Running,
-            status => status,
-        };
-        Ok(record)
     }
 
     /// As its monitor has left it.
@@ -253,7 +252,11 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::{
+        os::unix::net::{UnixListener, UnixStream},
+        process::Command,
+        thread,
+    };
 
     use super::*;
 
@@ -282,6 +285,25 @@ mod tests {
         let another = Incarnation { started: record().monitor.started + 1, ..record().monitor };
         place.write(&Record { monitor: another, ..record() }).unwrap();
         assert_eq!(place.read().unwrap().status, Status::Stopped);
+    }
+
+    #[test]
+    fn the_last_words_of_a_monitor_count() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = Records(directory.path().to_owned()).create(&"web".parse().unwrap()).unwrap();
+        let mut monitor = Command::new("sleep").arg("1000").spawn().unwrap();
+        let stopped =
+            Record { monitor: Incarnation::of(monitor.id()).unwrap(), status: Status::Stopped, ..record() };
+        place.write(&stopped).unwrap();
+        let last = Record { rootfs: "/last".into(), ..stopped };
+        let (ending, written) = (place.clone(), last.clone());
+        let end = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(100));
+            ending.write(&written).unwrap();
+            monitor.kill().and_then(|()| monitor.wait()).unwrap();
+        });
+        assert_eq!(place.read().unwrap(), last);
+        end.join().unwrap();
     }
 
     #[test]
