@@ -1,6 +1,7 @@
 //! What makes a guest a machine of its own, when it goes on with the memory of another: its random numbers and its clock.
 //!
-//! Nothing of a container runs before. Who runs in the guest by then is this program, which has drawn no secret.
+//! Nothing of a container runs before: there is none, or it stands still. Who runs in the guest by then is this program, which has drawn
+//! no secret.
 
 use std::{
     fs::File,
@@ -39,15 +40,11 @@ pub(crate) enum IdentityError {
     Clock(#[source] io::Error),
 }
 
-/// Whether the guest has become one of its own.
+/// Whether the guest has become one of its own, since its host has this connection.
 #[derive(Clone, Default)]
 pub(crate) struct Identity(Arc<AtomicBool>);
 
 impl Identity {
-    pub(crate) fn has_begun(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
     /// The time is that since 1970.
     pub(crate) fn begin(&self, time: Duration, entropy: &[u8]) -> Result<(), IdentityError> {
         if !(LEAST_ENTROPY..=MOST_ENTROPY).contains(&entropy.len()) {
@@ -76,6 +73,6 @@ mod tests {
             let refused = identity.begin(Duration::ZERO, &vec![1; len]);
             assert!(matches!(refused, Err(IdentityError::EntropyLen(refused)) if refused == len));
         }
-        assert!(!identity.has_begun());
+        assert!(!identity.0.load(Ordering::Relaxed));
     }
 }

@@ -76,11 +76,10 @@ fn live() -> Result<(), AgentError> {
         let streams = Streams::default();
         streams::listen(STDIO_PORT, streams.clone()).map_err(AgentError::Listen)?;
         let service = Service::new(streams).map_err(AgentError::Reaper)?;
-        // A machine that goes on where this one is saved has another host: there the connection ends before it was of use.
-        while !service.identity.has_begun() {
-            serve_all(dial().map_err(AgentError::Connect)?, service.clone()).await?;
+        // A machine that goes on where this one is saved has another host: there the connection has ended, and that host waits for one.
+        loop {
+            serve_all(dial().map_err(AgentError::Connect)?, service.for_another()).await?;
         }
-        Ok(())
     })
 }
 

@@ -8,11 +8,11 @@ use protobuf::EnumOrUnknown;
 use rustix::process::Signal;
 use securectr_protocol::{
     agent::{
-        self, BeginRequest, ConfigureNetworkRequest, ContainerRequest, CreateRequest, CreateResponse,
-        DeleteRequest, Empty, ExecRequest, File, LaunchFailure, MakePodRequest, PidsResponse, ProcessId,
-        ProcessInfo, ResizeRequest, Rootfs, ShutdownRequest, SignalRequest, StartRequest, StartResponse,
-        StatsResponse, Stdio, UpdateRequest, WaitOomRequest, WaitOomResponse, WaitRequest, WaitResponse,
-        exec_request, job, rootfs,
+        self, AttachRequest, BeginRequest, ConfigureNetworkRequest, ContainerRequest, CreateRequest,
+        CreateResponse, DeleteRequest, Empty, ExecRequest, File, LaunchFailure, MakePodRequest, PidsResponse,
+        ProcessId, ProcessInfo, ResizeRequest, Rootfs, ShutdownRequest, SignalRequest, StartRequest,
+        StartResponse, StatsResponse, Stdio, UpdateRequest, WaitOomRequest, WaitOomResponse, WaitRequest,
+        WaitResponse, exec_request, job, rootfs,
     },
     agent_ttrpc::Agent,
 };
@@ -98,6 +98,12 @@ impl Agent for Service {
             Ok(CreateResponse { pid: created.map_err(|error| refusal(&error))?, ..Default::default() })
         })
         .await
+    }
+
+    async fn attach(&self, _: &TtrpcContext, request: AttachRequest) -> Answer<Empty> {
+        let streams = self.claim(request.stdio.into_option()).await?;
+        let attached = self.containers.attach(&request.container_id, streams);
+        attached.map(|()| Empty::default()).map_err(|error| refusal(&error))
     }
 
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> Answer<StartResponse> {
@@ -218,6 +224,11 @@ impl Service {
             shares: Shares::default(),
             identity: Identity::default(),
         })
+    }
+
+    /// The same, for another connection of the host's.
+    pub(crate) fn for_another(&self) -> Self {
+        Self { identity: Identity::default(), ..self.clone() }
     }
 
     async fn claim(&self, stdio: Option<Stdio>) -> Answer<HostStreams> {

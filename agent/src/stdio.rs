@@ -1,6 +1,8 @@
 //! A process's streams: pipes or a terminal on its side (so that /dev/stdout can be opened), a connection each on the host's.
 //! Whoever is slow slows the other: a pump holds one buffer and no more.
 
+mod host;
+
 use std::{
     future::Future,
     io,
@@ -13,12 +15,13 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, Interest, unix::AsyncFd},
+    io::{Interest, unix::AsyncFd},
     net::UnixStream,
     sync::watch,
     task::AbortHandle,
 };
 
+use self::host::{Host, Successors};
 use crate::{reaper::ExitWatch, sys::watch as watch_file};
 
 /// As much as a pipe holds, in bytes.
@@ -58,31 +61,30 @@ fn is_pipe(mode: u32) -> bool {
 
 /// The agent's ends of a process's pipes, and where they lead.
 pub(crate) enum AgentStreams {
-    Pipes { stdin: Option<(UnixStream, OwnedFd)>, outputs: Vec<(OwnedFd, UnixStream)> },
+    Pipes { stdin: Option<Joint>, stdout: Option<Joint>, stderr: Option<Joint> },
     Terminal { stdin: Option<UnixStream>, stdout: Option<UnixStream> },
+}
+
+/// One end of a pipe, and the host's stream that it leads to or comes from.
+pub(crate) struct Joint {
+    end: OwnedFd,
+    host: UnixStream,
 }
 
 /// Makes pipes that belong to the process's user, so that it may open them again by /proc/self/fd.
 pub(crate) fn pipes(host: HostStreams, uid: u32, gid: u32) -> io::Result<(ProcessStreams, AgentStreams)> {
     let own = |end: &OwnedFd| fchown(end, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-    let mut outputs = Vec::new();
-    let (stdin, input) = match host.stdin {
-        None => (null()?, None),
-        Some(stream) => {
-            let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
-            own(&theirs)?;
-            (theirs, Some((stream, ours)))
-        }
-    };
-    let mut output = |stream: Option<UnixStream>| -> io::Result<OwnedFd> {
-        let Some(stream) = stream else { return null() };
-        let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+    let pipe = |host: Option<UnixStream>, is_input: bool| -> io::Result<(OwnedFd, Option<Joint>)> {
+        let Some(host) = host else { return Ok((null()?, None)) };
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (theirs, end) = if is_input { (reader, writer) } else { (writer, reader) };
         own(&theirs)?;
-        outputs.push((ours, stream));
-        Ok(theirs)
+        Ok((theirs, Some(Joint { end, host })))
     };
-    let files = [stdin, output(host.stdout)?, output(host.stderr)?];
-    Ok((ProcessStreams::Files(files), AgentStreams::Pipes { stdin: input, outputs }))
+    let (input, stdin) = pipe(host.stdin, true)?;
+    let (output, stdout) = pipe(host.stdout, false)?;
+    let (errors, stderr) = pipe(host.stderr, false)?;
+    Ok((ProcessStreams::Files([input, output, errors]), AgentStreams::Pipes { stdin, stdout, stderr }))
 }
 
 /// With a terminal, output and errors are one stream.
@@ -134,6 +136,9 @@ impl AsFd for End {
 pub(crate) struct Pumps {
     tasks: Vec<AbortHandle>,
     drained: Vec<watch::Receiver<bool>>,
+    stdin: Option<Successors>,
+    stdout: Option<Successors>,
+    stderr: Option<Successors>,
 }
 
 impl Pumps {
@@ -141,25 +146,35 @@ impl Pumps {
     pub(crate) fn start(streams: AgentStreams, master: Option<&End>, exit: &ExitWatch) -> io::Result<Self> {
         let mut pumps = Self::default();
         match (streams, master) {
-            (AgentStreams::Pipes { stdin, outputs }, _) => {
-                for (end, stream) in outputs {
-                    pumps.output(End::new(end)?, stream, exit.clone(), AfterHost::Close);
-                }
-                if let Some((stream, end)) = stdin {
-                    pumps.input(stream, End::new(end)?);
+            (AgentStreams::Pipes { stdin, stdout, stderr }, _) => {
+                let mut output = |joint: Option<Joint>| -> io::Result<Option<Successors>> {
+                    let Some(Joint { end, host }) = joint else { return Ok(None) };
+                    Ok(Some(pumps.output(End::new(end)?, host, exit.clone(), AfterHost::Close)))
+                };
+                (pumps.stdout, pumps.stderr) = (output(stdout)?, output(stderr)?);
+                if let Some(Joint { end, host }) = stdin {
+                    pumps.stdin = Some(pumps.input(host, End::new(end)?));
                 }
             }
             (AgentStreams::Terminal { stdin, stdout }, Some(master)) => {
-                if let Some(stream) = stdout {
-                    pumps.output(master.clone(), stream, exit.clone(), AfterHost::Discard);
-                }
-                if let Some(stream) = stdin {
-                    pumps.input(stream, master.clone());
-                }
+                pumps.stdout =
+                    stdout.map(|host| pumps.output(master.clone(), host, exit.clone(), AfterHost::Discard));
+                pumps.stdin = stdin.map(|host| pumps.input(host, master.clone()));
             }
             (AgentStreams::Terminal { .. }, None) => return Err(io::ErrorKind::InvalidInput.into()),
         }
         Ok(pumps)
+    }
+
+    /// Gives the process another host, with these streams. What is not there has an end.
+    pub(crate) fn attach(&mut self, host: HostStreams) {
+        let places = [&mut self.stdin, &mut self.stdout, &mut self.stderr];
+        for (place, stream) in places.into_iter().zip([host.stdin, host.stdout, host.stderr]) {
+            *place = place
+                .take()
+                .zip(stream)
+                .and_then(|(successors, stream)| successors.try_send(stream).is_ok().then_some(successors));
+        }
     }
 
     /// Returns when all that the ended process has written is with the host.
@@ -173,14 +188,18 @@ impl Pumps {
         }
     }
 
-    fn output(&mut self, from: End, to: UnixStream, exit: ExitWatch, after: AfterHost) {
+    fn output(&mut self, from: End, to: UnixStream, exit: ExitWatch, after: AfterHost) -> Successors {
         let (sender, receiver) = watch::channel(false);
         self.drained.push(receiver);
-        self.tasks.push(tokio::spawn(pump_out(from, to, exit, after, sender)).abort_handle());
+        let (host, successors) = Host::new(to);
+        self.tasks.push(tokio::spawn(pump_out(from, host, exit, after, sender)).abort_handle());
+        successors
     }
 
-    fn input(&mut self, from: UnixStream, to: End) {
-        self.tasks.push(tokio::spawn(pump_in(from, to)).abort_handle());
+    fn input(&mut self, from: UnixStream, to: End) -> Successors {
+        let (host, successors) = Host::new(from);
+        self.tasks.push(tokio::spawn(pump_in(host, to)).abort_handle());
+        successors
     }
 }
 
@@ -201,12 +220,11 @@ enum AfterHost {
 
 async fn pump_out(
     from: End,
-    to: UnixStream,
+    mut to: Host,
     mut exit: ExitWatch,
     after: AfterHost,
     drained: watch::Sender<bool>,
 ) {
-    let mut to = Some(to);
     let mut buffer = vec![0; BUFFER_LEN];
     loop {
         let ended = exit.borrow().is_some();
@@ -223,24 +241,17 @@ async fn pump_out(
             Ok(0) | Err(_) => break,
             Ok(len) => buffer.get(..len).unwrap_or_default(),
         };
-        if let Some(stream) = &mut to {
-            if stream.write_all(bytes).await.is_err() {
-                if after == AfterHost::Close {
-                    break;
-                }
-                to = None;
-            }
+        if !to.take(bytes).await && after == AfterHost::Close {
+            break;
         }
     }
-    if let Some(mut stream) = to {
-        let _ = stream.shutdown().await;
-    }
+    to.shut().await;
     drained.send_replace(true);
 }
 
-async fn pump_in(mut from: UnixStream, to: End) {
+async fn pump_in(mut from: Host, to: End) {
     let mut buffer = vec![0; BUFFER_LEN];
-    while let Ok(len @ 1..) = from.read(&mut buffer).await {
+    while let len @ 1.. = from.give(&mut buffer).await {
         let bytes = buffer.get(..len).unwrap_or_default();
         if to.write_all(bytes).await.is_err() {
             return;

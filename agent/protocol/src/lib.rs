@@ -42,7 +42,7 @@ pub const INIT: &str = "securectr.init";
 pub const DRAIN_LIMIT_MS: u64 = 2_000;
 
 /// Grows with every change that an older peer cannot understand.
-pub const PROTOCOL_VERSION: u32 = 7;
+pub const PROTOCOL_VERSION: u32 = 8;
 
 /// Bytes that open the connection, before ttrpc begins: a magic, then [`PROTOCOL_VERSION`] in little endian.
 pub const GREETING_LEN: usize = 20;

@@ -5,7 +5,7 @@ use std::future::Future;
 use securectr_protocol::agent::StatsResponse;
 
 use super::{Container, ContainerError, Containers, Slot};
-use crate::{plan, statistics};
+use crate::{plan, statistics, stdio::HostStreams};
 
 impl Containers {
     /// Stops all processes of a running container where they are.
@@ -27,6 +27,19 @@ impl Containers {
                 return Err(ContainerError::NotPaused);
             }
             Ok(one.cgroup.thaw()?)
+        })
+    }
+
+    /// Gives a container's init other streams, and its other processes none.
+    pub(crate) fn attach(&self, id: &str, streams: HostStreams) -> Result<(), ContainerError> {
+        self.with(id, |one| {
+            one.init.attach(streams);
+            for slot in one.execs.values_mut() {
+                if let Slot::Taken(process) = slot {
+                    process.attach(HostStreams::default());
+                }
+            }
+            Ok(())
         })
     }
 

@@ -20,7 +20,7 @@ use crate::{
     cgroup::Cgroup,
     plan::WindowSize,
     reaper::{ExitWatch, Reaper},
-    stdio::{AgentStreams, End, Pumps},
+    stdio::{AgentStreams, End, HostStreams, Pumps},
     sys::copy_self,
 };
 
@@ -156,6 +156,11 @@ impl Process {
     pub(super) fn resize(&self, size: WindowSize) -> Result<(), ContainerError> {
         let terminal = self.terminal.as_ref().ok_or(ContainerError::NoTerminal)?;
         Ok(terminal::resize(terminal, size)?)
+    }
+
+    /// Gives it another host.
+    pub(super) fn attach(&mut self, streams: HostStreams) {
+        self.pumps.attach(streams);
     }
 
     pub(super) fn drained(&self) -> impl Future<Output = ()> + Send + use<> {

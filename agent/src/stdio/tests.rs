@@ -3,7 +3,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 
 use super::*;
 use crate::reaper::Exit;
@@ -75,6 +78,23 @@ async fn what_the_host_has_not_taken_is_not_drained() {
 async fn a_host_that_closes_is_a_broken_pipe() {
     let (mut stdout, host, _exit, pumps) = output();
     drop(host);
+    stdout.write_all(b"x").unwrap();
+    soon(pumps.drained()).await;
+    assert_eq!(stdout.write(b"y").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+}
+
+#[tokio::test]
+async fn another_host_takes_over_where_one_was() {
+    let (mut stdout, mut host, _exit, mut pumps) = output();
+    stdout.write_all(b"one").unwrap();
+    let mut bytes = [0; 3];
+    soon(host.read_exact(&mut bytes)).await.unwrap();
+    let (agent, mut other) = UnixStream::pair().unwrap();
+    pumps.attach(HostStreams { stdout: Some(agent), ..Default::default() });
+    stdout.write_all(b"two").unwrap();
+    soon(other.read_exact(&mut bytes)).await.unwrap();
+    assert_eq!(&bytes, b"two");
+    pumps.attach(HostStreams::default());
     stdout.write_all(b"x").unwrap();
     soon(pumps.drained()).await;
     assert_eq!(stdout.write(b"y").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
