@@ -7,6 +7,7 @@ mod args;
 mod bundle;
 mod capabilities;
 mod check;
+mod checkpoints;
 mod container;
 mod copies;
 mod events;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
     timeline.stamp("arguments");
     let report = Report::new(args.global.log_format, args.global.oci.log.as_deref());
     let result = match &args.command {
+        Command::Run(run) if run.from.is_some() => checkpoints::run(run, &args.global),
         Command::Run(run) if run.detach => kept::detach(run, &args.global, &report),
         Command::Run(run) => run::run(run, &args.global, &report, &timeline),
         Command::Check(check) => check::check(check, &args.global),
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         Command::System(group) => system::act(group, &args.global),
         Command::Info(info) => system::info(info, &args.global),
         Command::Kept(verb) => kept::act(verb, &args.global, &report),
+        Command::Checkpoints(verb) => checkpoints::act(verb, &args.global, &report),
         Command::Inside(verb) => inside::act(verb, &args.global, &report),
         Command::Copies(verb) => copies::act(verb, &args.global, &report),
         Command::Image(verb) => images::act(verb, &args.global, &report),
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
                         | Command::Inspect(_)
                         | Command::Image(_)
                         | Command::Kept(_)
+                        | Command::Checkpoints(_)
                         | Command::Container(_)
                         | Command::System(_)
                         | Command::Info(_)

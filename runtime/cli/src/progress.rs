@@ -1,4 +1,6 @@
-//! How far an image is, for a person at a terminal; nothing otherwise.
+//! How far something is, for a person at a terminal; nothing otherwise.
+
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use securectr_image::Progress;
@@ -28,6 +30,26 @@ impl Bar {
         self.0.set_message(what);
         self.0.set_length(total);
         self.0.set_position(done);
+    }
+}
+
+/// How often it turns.
+const TICK: Duration = Duration::from_millis(100);
+
+/// That something is done of which nobody knows how long it takes.
+pub(crate) struct Spinner(ProgressBar);
+
+impl Spinner {
+    pub(crate) fn new(what: &'static str) -> Self {
+        let bar = ProgressBar::new_spinner().with_message(what);
+        bar.enable_steady_tick(TICK);
+        Self(bar)
+    }
+}
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
     }
 }
 

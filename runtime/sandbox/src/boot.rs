@@ -4,6 +4,7 @@ use std::{
     error::Error, fs::File, io, iter, os::unix::net::UnixListener, path::PathBuf, sync::Arc, time::Instant,
 };
 
+use securectr_vmm::spec::Expected;
 use thiserror::Error;
 use tokio::net::UnixStream;
 
@@ -158,6 +159,20 @@ pub(crate) async fn boot(
     let origin = Origin::kernel(&host.installation)?;
     let no_template = no_template.map(|error| chain(&error));
     Ok(Booted { no_template, ..prepared.start(plan, host, origin).await? })
+}
+
+/// Brings a machine to where its agent waits, from where one like it was saved.
+pub(crate) async fn restore(
+    id: &SandboxId,
+    plan: &MachinePlan,
+    host: &Host,
+    disks: Vec<BootDisk>,
+    saved: File,
+) -> Result<Booted, BootError> {
+    let mut prepared = Prepared::new(id, plan, host, &disks).await?;
+    prepared.done("prepared");
+    // What it will touch nobody has shown.
+    prepared.start(plan, host, Origin::Saved { file: saved, expected: Expected::Pages(Vec::new()) }).await
 }
 
 /// An error with all its causes, in one line.

@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::{Command, Output},
     thread::sleep,
@@ -96,6 +97,16 @@ pub fn lasting_disk(directory: &Path, path: &Path, bytes: u64) -> Result<File, D
             false => return Err(DiskError::InUse(path.to_owned())),
         }
     }
+}
+
+/// Makes a copy of a disk, of which nobody writes meanwhile; where the file system can, both share what they have in common. The copy is
+/// to be its owner's alone.
+pub fn copy_disk(from: &Path, to: &Path) -> Result<File, DiskError> {
+    let disk = File::open(from).map_err(io_error("open the writable disk", from))?;
+    let options = File::options().read(true).write(true).create_new(true).mode(0o600).clone();
+    let copy = options.open(to).map_err(io_error("make a copy of the disk", to))?;
+    copy_sparse(&disk, &copy).map_err(io_error("copy the disk to", to))?;
+    Ok(copy)
 }
 
 fn open_or_make(directory: &Path, path: &Path, bytes: u64) -> Result<File, DiskError> {

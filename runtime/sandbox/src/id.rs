@@ -7,14 +7,15 @@ use std::{
     str::FromStr,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// No name is longer, in bytes: with the state directory before it, the path of a Unix socket must stay below 108 (unix(7)).
 const MAX_LEN: usize = 64;
 
 /// A name that is safe as a path component: holding one proves `[A-Za-z0-9][A-Za-z0-9_.-]*`, at most 64 bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String")]
 pub struct SandboxId(String);
 
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -43,6 +44,14 @@ pub(crate) fn random_bytes<const LEN: usize>() -> io::Result<[u8; LEN]> {
     let mut bytes = [0; LEN];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes)
+}
+
+impl TryFrom<String> for SandboxId {
+    type Error = IdError;
+
+    fn try_from(name: String) -> Result<Self, IdError> {
+        name.parse()
+    }
 }
 
 impl FromStr for SandboxId {

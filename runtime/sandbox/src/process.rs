@@ -89,17 +89,22 @@ pub struct Process {
 impl Process {
     /// Takes over a process that [`Sandbox::create`] or [`Sandbox::exec`] has made. Must be called in a tokio runtime.
     pub fn watch(sandbox: Arc<Sandbox>, name: ProcessName) -> Arc<Self> {
-        Self::begin(sandbox, Some(name))
+        Self::begin(sandbox, Some(name), Phase::Created)
+    }
+
+    /// Takes over one that was started by another host.
+    pub fn watch_started(sandbox: Arc<Sandbox>, name: ProcessName) -> Arc<Self> {
+        Self::begin(sandbox, Some(name), Phase::Running)
     }
 
     /// One that has nothing in the guest and stands for the whole machine, as a pod's "pause" does: it runs until it is told to end,
     /// or the machine does.
     pub fn stand_in(sandbox: Arc<Sandbox>) -> Arc<Self> {
-        Self::begin(sandbox, None)
+        Self::begin(sandbox, None, Phase::Created)
     }
 
-    fn begin(sandbox: Arc<Sandbox>, name: Option<ProcessName>) -> Arc<Self> {
-        let phase = watch::Sender::new(Phase::Created);
+    fn begin(sandbox: Arc<Sandbox>, name: Option<ProcessName>, phase: Phase) -> Arc<Self> {
+        let phase = watch::Sender::new(phase);
         let process = Arc::new(Self { sandbox, name, phase, starting: Mutex::new(()) });
         let watched = Arc::clone(&process);
         tokio::spawn(async move {

@@ -19,6 +19,11 @@ impl Room {
     pub(crate) fn of(plan: &MachinePlan) -> Self {
         Self { memory: Memory::of(plan), vcpus: Vcpus::of(plan) }
     }
+
+    /// How many vCPUs may run.
+    pub(crate) fn vcpu_count(&self) -> u8 {
+        self.vcpus.allowed()
+    }
 }
 
 impl Sandbox {

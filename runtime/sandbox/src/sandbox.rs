@@ -13,7 +13,7 @@ use crate::{
     Addition, AgentError, BootError, ContainerPlan, End, GivenFile, Host, MachinePlan, MemoryError,
     NetworkError, PodPlan, SandboxId, Streams, StreamsWanted, Writable,
     agent::Agent,
-    boot::{self, Booted, Disks, Step},
+    boot::{self, BootDisk, Booted, Disks, Step},
     devices::{DeviceError, Places},
     room::Room,
     shares::{self, ShareError},
@@ -108,11 +108,20 @@ impl Sandbox {
         host: &Host,
         disks: Disks,
     ) -> Result<Self, BootError> {
+        Self::on(machine, disks, |disks| boot::boot(id, machine, host, disks)).await
+    }
+
+    /// On a machine that is brought up with these disks.
+    pub(crate) async fn on<Up: Future<Output = Result<Booted, BootError>>>(
+        machine: &MachinePlan,
+        disks: Disks,
+        bring_up: impl FnOnce(Vec<BootDisk>) -> Up,
+    ) -> Result<Self, BootError> {
         let writable_device = if disks.image.is_some() { SECOND_DEVICE } else { FIRST_DEVICE };
         let disks = disks.in_order().map_err(|error| BootError::Descriptor("disks", error))?;
         // Behind the two at most that the sandbox itself has.
         let devices = Places::new(disks.len() as u8, machine.device_places);
-        let booted = boot::boot(id, machine, host, disks).await?;
+        let booted = bring_up(disks).await?;
         let sandbox = Self { booted, room: Mutex::new(Room::of(machine)), devices, writable_device };
         sandbox.refresh_network().await.map_err(|error| BootError::GuestNetwork(Box::new(error)))?;
         Ok(sandbox)
@@ -324,7 +333,7 @@ impl Sandbox {
         &self.booted.agent
     }
 
-    async fn connect(
+    pub(crate) async fn connect(
         &self,
         operation: &'static str,
         wanted: StreamsWanted,

@@ -76,6 +76,10 @@ impl Vcpus {
         self.quotas.remove(container);
     }
 
+    pub(crate) fn allowed(&self) -> u8 {
+        self.allowed
+    }
+
     /// How many the quotas can keep busy: those with one share, beside those without.
     fn wanted(&self) -> u8 {
         let limited = self.quotas.values().filter_map(|quota| quota.millis()).fold(0, u64::saturating_add);

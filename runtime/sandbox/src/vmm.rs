@@ -209,6 +209,11 @@ impl Vmm {
         }
     }
 
+    /// Lets it go on after that.
+    pub(crate) fn resume(&self) -> io::Result<()> {
+        self.ask(Request::Resume, None)
+    }
+
     /// A line of a few bytes fits the socket or does not, as a whole.
     fn ask(&self, request: Request, with: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let mut line = serde_json::to_vec(&request)?;

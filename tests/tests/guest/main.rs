@@ -1,5 +1,6 @@
 //! What needs a guest. `make test` runs this where KVM can run Linux guests; elsewhere it fails, it is never skipped.
 
+mod checkpoints;
 mod copies;
 mod failures;
 mod images;

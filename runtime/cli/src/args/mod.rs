@@ -7,7 +7,7 @@ mod values;
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand, ValueEnum};
 
 pub(crate) use mounts::{Tmpfs, Volume, VolumeSource};
 pub(crate) use run::Run;
@@ -15,7 +15,9 @@ pub(crate) use run::Run;
 pub(crate) use run::typed;
 pub(crate) use values::{Network, cpu_count, memory_size, network, swap_size};
 
-use crate::{copies, images, inside, inspect, install, kept, oci, system, templates, version, volumes};
+use crate::{
+    checkpoints, copies, images, inside, inspect, install, kept, oci, system, templates, version, volumes,
+};
 
 /// Run containers, each in a microVM with a kernel of its own
 #[derive(Debug, Parser)]
@@ -47,6 +49,9 @@ impl Args {
     pub(crate) fn typed() -> Result<Self, clap::Error> {
         match OnlyRun::try_parse() {
             Ok(OnlyRun { global, command: RunCommand::Run(run) }) => {
+                if run.from.is_some() {
+                    run::check_from(OnlyRun::command())?;
+                }
                 Ok(Self { global, command: Command::Run(run) })
             }
             // Another command, or words of help, which the whole tree has.
@@ -107,6 +112,8 @@ pub(crate) enum Command {
     Info(system::Info),
     #[command(flatten)]
     Kept(kept::Verb),
+    #[command(flatten)]
+    Checkpoints(checkpoints::Verb),
     #[command(flatten)]
     Inside(inside::Verb),
     #[command(flatten)]

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, error::ErrorKind, parser::ValueSource};
 use oci_spec::runtime::{LinuxThrottleDevice, PosixRlimit};
 use securectr_sandbox::{Allowed, DEFAULT_DISK_BYTES, SandboxId};
 
@@ -216,6 +216,9 @@ pub(crate) struct Run {
     /// Boot this kernel, an uncompressed vmlinux
     #[arg(long, value_name = "PATH")]
     pub kernel: Option<PathBuf>,
+    /// Go on from a checkpoint, as its container was: of the other options only -d, --rm, --name and --cidfile go with it
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub from: Option<SandboxId>,
     /// Use a directory in place of an image
     #[arg(long, value_name = "DIR")]
     pub rootfs: Option<PathBuf>,
@@ -280,6 +283,27 @@ impl Run {
             _ => None,
         }
     }
+}
+
+/// What goes with `--from`, beside the options of every command.
+const WITH_FROM: [&str; 5] = ["from", "detach", "rm", "name", "cidfile"];
+
+/// Refuses options that would say what a checkpoint has said already.
+pub(super) fn check_from(mut command: clap::Command) -> Result<(), clap::Error> {
+    let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+    let Some((name, run)) = matches.subcommand() else { return Ok(()) };
+    let arguments = command.find_subcommand(name).into_iter().flat_map(clap::Command::get_arguments);
+    let conflict = { arguments }.find(|argument| {
+        let id = argument.get_id().as_str();
+        let is_free = argument.is_global_set() || WITH_FROM.contains(&id);
+        !is_free && run.value_source(id) == Some(ValueSource::CommandLine)
+    });
+    let named = |argument: &clap::Arg| {
+        argument.get_long().map_or("another command".to_owned(), |long| format!("--{long}"))
+    };
+    let Some(what) = conflict.map(named) else { return Ok(()) };
+    let words = format!("a container goes on with --from as it was: {what} does not go with it\n");
+    Err(command.error(ErrorKind::ArgumentConflict, words))
 }
 
 /// What these words behind `run` mean, for tests.

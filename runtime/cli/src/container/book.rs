@@ -18,9 +18,17 @@ pub(crate) struct Book {
     pub asked: Option<u32>,
     /// None for one of the OCI command line.
     pub journal: Option<Journal>,
+    /// It stands still while it is saved.
+    pub is_held: bool,
+    /// The checkpoint that it was ended for.
+    pub saved_as: Option<String>,
 }
 
 impl Book {
+    pub(crate) fn new(place: Place, record: Record, journal: Option<Journal>) -> Self {
+        Self { place, record, asked: None, journal, is_held: false, saved_as: None }
+    }
+
     /// Notes a signal that was sent, if it is one by which somebody wants the end.
     pub(crate) fn note_signal(&mut self, signal: u32) {
         let stop_signal = self.record.kept.as_ref().map(|kept| kept.stop_signal);

@@ -7,6 +7,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
+    path::PathBuf,
 };
 
 use anyhow::{Context, Result, anyhow};
@@ -15,7 +16,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
-use securectr_sandbox::{Addition, Stats};
+use securectr_sandbox::{Addition, SandboxId, Stats};
 use serde::{Deserialize, Serialize};
 
 use super::{kept::Restart, record::Place};
@@ -36,6 +37,17 @@ pub(crate) enum Request {
     },
     Pause,
     Resume,
+    /// Lets the container stand still, and saves its machine and its disk in a directory. Answered by [`Answer::Saved`]. It stands
+    /// still until this connection says more, or ends.
+    Save {
+        directory: PathBuf,
+    },
+    /// Lets it go on after that.
+    GoOn,
+    /// Ends it after that: it goes on from its checkpoint.
+    End {
+        checkpoint: String,
+    },
     Update(Box<LinuxResources>),
     Stats,
     Rename {
@@ -78,12 +90,23 @@ pub(crate) struct Wanted {
     pub stderr: bool,
 }
 
+/// A container when it was saved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Moment {
+    /// As its guest knows it.
+    pub guest_id: SandboxId,
+    pub vcpu_count: u8,
+    /// It was paused before.
+    pub is_paused: bool,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
     Done,
     /// With a descriptor for each stream that was wanted, in their order.
     Streams,
     Stats(Box<Stats>),
+    Saved(Moment),
     /// As a shell tells it.
     Exited(u8),
     Refused(String),

@@ -9,8 +9,8 @@ use std::{
 use oci_spec::runtime::Hook;
 use rustix::process::Signal;
 use securectr_sandbox::{
-    Addition, HookError, KillError, Process, ProcessName, Reach, Sandbox, SandboxError, SandboxId,
-    StartError, Streams, StreamsWanted, run_in_turn,
+    Addition, ContainerPlan, HookError, KillError, Process, ProcessName, Reach, Sandbox, SandboxError,
+    SandboxId, StartError, Streams, StreamsWanted, run_in_turn,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
@@ -22,6 +22,7 @@ use super::{
     audience::Audience,
     book::{Book, locked},
     control::{self, Answer, MAX_LEN, Request, Wanted},
+    hold::Hold,
     record::{Status, hook_state},
 };
 use crate::run::launch_code;
@@ -30,7 +31,7 @@ use crate::run::launch_code;
 pub(crate) struct Container {
     pub sandbox: Arc<Sandbox>,
     pub init: Arc<Process>,
-    pub id: SandboxId,
+    pub plan: Arc<ContainerPlan>,
     pub book: Arc<Mutex<Book>>,
     /// The host's, run after the start.
     pub poststart: Vec<Hook>,
@@ -45,7 +46,7 @@ struct Added(Option<(ProcessName, Arc<Process>)>);
 /// Until the other side has no more to say.
 pub(crate) async fn serve(connection: UnixStream, container: Container) {
     let mut reader = BufReader::new(connection);
-    let mut added = Added::default();
+    let (mut added, mut hold) = (Added::default(), Hold::default());
     let (exited, mut exits) = mpsc::channel(1);
     let mut line = Vec::new();
     loop {
@@ -57,7 +58,7 @@ pub(crate) async fn serve(connection: UnixStream, container: Container) {
                 let request = serde_json::from_slice(&line);
                 line.clear();
                 match request {
-                    Ok(request) => container.respond(request, &mut added, &exited).await,
+                    Ok(request) => container.respond(request, (&mut added, &mut hold), &exited).await,
                     Err(error) => Some((Answer::Refused(format!("understand the request: {error}")), Vec::new())),
                 }
             }
@@ -69,6 +70,7 @@ pub(crate) async fn serve(connection: UnixStream, container: Container) {
             break;
         }
     }
+    let _ = container.go_on(&mut hold).await;
     added.end(&container.sandbox).await;
 }
 
@@ -83,10 +85,19 @@ impl Container {
     async fn respond(
         &self,
         request: Request,
-        added: &mut Added,
+        (added, hold): (&mut Added, &mut Hold),
         exited: &mpsc::Sender<Answer>,
     ) -> Option<(Answer, Vec<OwnedFd>)> {
         let answer = match request {
+            later if self.is_for_later(&later) => {
+                Answer::Refused("the container stands still: it is being saved".to_owned())
+            }
+            Request::Save { directory } => match self.save(directory, hold).await {
+                Ok(moment) => Answer::Saved(moment),
+                Err(error) => Answer::Refused(format!("{error:#}")),
+            },
+            Request::GoOn => written(self.go_on(hold).await),
+            Request::End { checkpoint } => written(self.end(checkpoint, hold)),
             Request::Wait | Request::WaitExec => self.tell_exit(&request, added, exited)?,
             Request::Exec { addition, wanted } => {
                 let wanted =
@@ -118,11 +129,11 @@ impl Container {
             }
             Request::Pause => self.pause().await,
             Request::Resume => self.resume().await,
-            Request::Update(limits) => done(self.sandbox.update(&self.id, &limits).await),
+            Request::Update(limits) => done(self.sandbox.update(&self.plan.id, &limits).await),
             Request::Rename { name } => written(locked(&self.book).rename(&name)),
             Request::Restart(policy) => written(locked(&self.book).set_restart(policy)),
             Request::Resize { columns, rows } => done(self.init.resize(columns, rows).await),
-            Request::Stats => match self.sandbox.stats(&self.id).await {
+            Request::Stats => match self.sandbox.stats(&self.plan.id).await {
                 Ok(stats) => Answer::Stats(Box::new(stats)),
                 Err(error) => Answer::Refused(line(&error)),
             },
@@ -156,14 +167,14 @@ impl Container {
     }
 
     async fn pause(&self) -> Answer {
-        match self.sandbox.pause(&self.id).await {
+        match self.sandbox.pause(&self.plan.id).await {
             Ok(()) => self.turned(Status::Paused),
             refused => done(refused),
         }
     }
 
     async fn resume(&self) -> Answer {
-        match self.sandbox.resume(&self.id).await {
+        match self.sandbox.resume(&self.plan.id).await {
             Ok(()) => self.turned(Status::Running),
             refused => done(refused),
         }
@@ -214,7 +225,7 @@ impl Container {
         added: &mut Added,
     ) -> Result<Streams, String> {
         let exec = SandboxId::random().map_err(|error| error.to_string())?.to_string();
-        let name = ProcessName { container: self.id.clone(), exec: Some(exec) };
+        let name = ProcessName { container: self.plan.id.clone(), exec: Some(exec) };
         let streams = self.sandbox.exec(&name, addition, wanted).await.map_err(|error| line(&error))?;
         let process = Process::watch(Arc::clone(&self.sandbox), name.clone());
         added.0 = Some((name, process));

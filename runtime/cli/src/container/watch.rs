@@ -53,7 +53,7 @@ impl Joined {
 /// A container with what is needed while it lives.
 pub(crate) struct Watched {
     pub sandbox: Arc<Sandbox>,
-    pub plan: ContainerPlan,
+    pub plan: Arc<ContainerPlan>,
     pub init: Arc<Process>,
     pub joined: Joined,
     pub listener: UnixListener,
@@ -140,7 +140,7 @@ impl Watched {
         serve::Container {
             sandbox: Arc::clone(&self.sandbox),
             init: Arc::clone(&self.init),
-            id: self.plan.id.clone(),
+            plan: Arc::clone(&self.plan),
             book: Arc::clone(&self.book),
             poststart: self.poststart.clone(),
             audience: self.joined.audience.clone(),

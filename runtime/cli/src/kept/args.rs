@@ -1,6 +1,6 @@
 //! Docker's verbs for containers that stay.
 
-use std::time::SystemTime;
+use std::{path::PathBuf, time::SystemTime};
 
 use clap::{Args as ClapArgs, Subcommand};
 use securectr_sandbox::Protocol;
@@ -173,5 +173,11 @@ pub(crate) struct Keep {
     /// A pipe that is told how the start went.
     #[arg(long)]
     pub ready_fd: i32,
+    /// The container goes on from the checkpoint in this directory.
+    #[arg(long)]
+    pub from: Option<PathBuf>,
+    /// Its processes stand still until somebody lets them go on.
+    #[arg(long, requires = "from")]
+    pub paused: bool,
     pub id: securectr_sandbox::SandboxId,
 }

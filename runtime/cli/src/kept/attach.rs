@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use securectr_sandbox::SandboxId;
 use tokio::sync::oneshot;
 
 use super::{args, log, verbs};
@@ -44,7 +45,27 @@ pub(crate) fn start(name: &str, interactive: bool, global: &Global) -> Result<u8
     verbs::code(&listed)
 }
 
+/// Joins this terminal to a container whose processes stand still, and lets them go on. Nothing of it stays, whatever happens.
+pub(crate) fn go_on(id: &SandboxId, global: &Global) -> Result<u8> {
+    let listed = locate_of_run(global, id.as_str())?;
+    let no_stdin = !listed.kept.interactive;
+    let detach_keys = Keys::default();
+    let asked = args::Attach { no_stdin, sig_proxy: true, detach_keys, name: id.to_string() };
+    let joined = join_paused(&listed, &asked);
+    joined.inspect_err(|_| drop(verbs::remove(id.as_str(), true, global)))
+}
+
+fn join_paused(listed: &OfRun, asked: &args::Attach) -> Result<u8> {
+    let resumes = || Client::connect(&listed.located.place()?)?.ask(&Request::Resume).map(drop);
+    join_and(listed, asked, resumes)
+}
+
 fn join(listed: &OfRun, asked: &args::Attach) -> Result<u8> {
+    join_and(listed, asked, || Ok(()))
+}
+
+/// Does something when the streams are joined.
+fn join_and(listed: &OfRun, asked: &args::Attach, act: impl FnOnce() -> Result<()>) -> Result<u8> {
     let kept = &listed.kept;
     let stdin = kept.interactive && !asked.no_stdin;
     if stdin && kept.tty && !terminal::stdin_is_terminal() {
@@ -66,6 +87,7 @@ fn join(listed: &OfRun, asked: &args::Attach) -> Result<u8> {
     if let Some(size) = size() {
         client.ask(&Whose::Init.resize(size))?;
     }
+    act()?;
     let companion = Companion {
         client,
         whose: Whose::Init,

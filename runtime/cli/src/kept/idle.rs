@@ -78,7 +78,7 @@ async fn make(id: &SandboxId, place: &Place, global: &Global) -> Result<Made> {
     let none = StreamsWanted { stdin: false, stdout: false, stderr: false };
     sandbox.create(&plan, none).await?;
     let init = Process::watch(Arc::clone(&sandbox), ProcessName::init(&plan.id));
-    let book = Book { place: place.clone(), record, asked: None, journal: None };
+    let book = Book::new(place.clone(), record, None);
     Ok(Made { sandbox, plan, init, book, held })
 }
 
@@ -89,7 +89,7 @@ impl Made {
         let served = Served {
             sandbox: Arc::clone(&sandbox),
             init: Arc::clone(&init),
-            id: plan.id.clone(),
+            plan: Arc::new(plan.clone()),
             book: Arc::new(Mutex::new(book)),
             poststart: Vec::new(),
             audience: Audience::nobody(),

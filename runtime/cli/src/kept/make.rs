@@ -44,11 +44,16 @@ pub(crate) fn detach(run: &Run, global: &Global, report: &Report) -> Result<u8> 
         report.error(&error);
         return Ok(code.unwrap_or(crate::OWN_FAILURE));
     }
+    tell_id(run, &id)?;
+    Ok(0)
+}
+
+/// To who has asked for the container, and to the file that they have named.
+pub(crate) fn tell_id(run: &Run, id: &SandboxId) -> Result<()> {
     if let Some(path) = &run.cidfile {
         fs::write(path, id.as_str()).with_context(|| format!("write {}", path.display()))?;
     }
-    output::lines([id.to_string()])?;
-    Ok(0)
+    output::lines([id.to_string()])
 }
 
 /// What a container that stays is made of.

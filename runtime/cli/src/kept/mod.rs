@@ -16,9 +16,9 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 pub(crate) use args::{Verb, moment};
-pub(crate) use attach::start as start_attached;
+pub(crate) use attach::{go_on, start as start_attached};
 pub(crate) use idle::Idle;
-pub(crate) use make::{detach, first_record, kept, write_spec};
+pub(crate) use make::{detach, first_record, kept, tell_id, write_spec};
 pub(crate) use show::{Wanted, list};
 pub(crate) use verbs::{remove, start};
 

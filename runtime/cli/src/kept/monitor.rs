@@ -4,6 +4,7 @@
 use std::{
     io,
     os::fd::OwnedFd,
+    path::Path,
     sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
 };
@@ -12,9 +13,9 @@ use anyhow::{Context, Result};
 use rustix::process::setsid;
 use securectr_image::Store;
 use securectr_sandbox::{
-    Bundle, Config, ContainerPlan, Disks, Installation, NetworkPlan, Plan, Process, ProcessName, RootSource,
-    Sandbox, SandboxId, Scope, Settings, StartError, StateRoot, Streams, StreamsWanted, Writable,
-    lasting_disk, plan,
+    Bundle, Config, ContainerPlan, Disks, Host, Installation, NetworkPlan, Plan, Process, ProcessName,
+    RootSource, Sandbox, SandboxId, Saved, Scope, Settings, StartError, StateRoot, Streams, StreamsWanted,
+    Writable, lasting_disk, plan,
 };
 use tokio::time::{sleep, timeout};
 
@@ -22,8 +23,9 @@ use super::{args::Keep, log::Log, verbs};
 use crate::{
     args::Global,
     bundle::leave_volumes,
+    checkpoints::Checkpoint,
     container::{
-        Action, Book, Ended, Incarnation, Joined, Journal, KILLED, Kept, LastWords, LogDriver, Place,
+        Action, Book, DISK, Ended, Incarnation, Joined, Journal, KILLED, Kept, LastWords, LogDriver, Place,
         Records, Status, Watch, Watched, inherited, let_go_of_streams, locked, report,
     },
     copies::{Copies, Held},
@@ -49,7 +51,7 @@ pub(super) fn keep(keep: &Keep, records: &Records, global: &Global) -> Result<u8
     let place = records.find(&keep.id)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
-    let code = runtime.block_on(Life { id: &keep.id, place: &place, global }.live(ready));
+    let code = runtime.block_on(Life { id: &keep.id, place: &place, global }.live(keep, ready));
     runtime.shutdown_background();
     code
 }
@@ -60,11 +62,27 @@ pub(super) struct Life<'a> {
     pub global: &'a Global,
 }
 
+/// A container before it runs, or runs on.
+struct Begun {
+    sandbox: Arc<Sandbox>,
+    plan: Arc<ContainerPlan>,
+    init: Arc<Process>,
+    streams: Streams,
+    /// Of one that goes on.
+    is_paused: Option<bool>,
+}
+
+struct Base {
+    plan: Plan,
+    host: Host,
+    disks: Disks,
+}
+
 impl Life<'_> {
     /// From one start to the last end.
-    async fn live(&self, ready: OwnedFd) -> Result<u8> {
+    async fn live(&self, keep: &Keep, ready: OwnedFd) -> Result<u8> {
         let (held, mut started) = match self.hold() {
-            Ok(held) => (held, self.start(0).await),
+            Ok(held) => (held, self.start(0, keep.from.as_deref().map(|from| (from, keep.paused))).await),
             Err(error) => (None, Err(error)),
         };
         if let Err(error) = &started {
@@ -97,7 +115,7 @@ impl Life<'_> {
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
             restarts += 1;
-            started = self.start(restarts).await;
+            started = self.start(restarts, None).await;
         }
     }
 
@@ -108,8 +126,8 @@ impl Life<'_> {
         Copies::of(self.global)?.hold(self.id, &kept.name, kept.started.is_none(), &spec)
     }
 
-    /// Returns when its program runs.
-    async fn start(&self, restarts: u32) -> Result<Watched> {
+    /// Returns when its program runs, or goes on from the checkpoint in a directory: unless it is to be paused.
+    async fn start(&self, restarts: u32, from: Option<(&Path, bool)>) -> Result<Watched> {
         let mut record = self.place.read()?;
         record.monitor = Incarnation::of(std::process::id()).context("find the own process in /proc")?;
         record.status = Status::Creating;
@@ -120,18 +138,24 @@ impl Life<'_> {
         }
         kept.cut_off = None;
         let timeline = Timeline::begin();
-        let (sandbox, plan) = self.boot(&kept).await?;
+        let wanted = StreamsWanted { stdin: kept.interactive, stdout: true, stderr: !kept.tty };
+        let begun = match from {
+            None => self.begin(&kept, wanted).await?,
+            Some((directory, is_paused)) => self.go_on(&kept, wanted, directory, is_paused).await?,
+        };
+        let Begun { sandbox, plan, init, streams, is_paused } = begun;
         timeline.take_over(sandbox.steps());
         let denials = sandbox.denials();
-        let wanted = StreamsWanted { stdin: kept.interactive, stdout: true, stderr: !kept.tty };
-        let streams = sandbox.create(&plan, wanted).await?;
-        let init = Process::watch(Arc::clone(&sandbox), ProcessName::init(&plan.id));
         timeline.stamp("created");
         let joined = self.keep_output(streams, &kept)?;
         let listener = self.place.listen()?;
         // Who has made the namespace may have waited for the container.
         sandbox.refresh_network().await?;
-        init.start().await?;
+        match is_paused {
+            None => init.start().await?,
+            Some(false) => sandbox.resume(&plan.id).await?,
+            Some(true) => {}
+        }
         timeline.stamp("started");
         kept.timings = timeline.in_us();
         kept.started = Some(humantime::format_rfc3339_nanos(SystemTime::now()).to_string());
@@ -139,8 +163,11 @@ impl Life<'_> {
         let budget = kept.budget.clone();
         record.kept = Some(kept);
         let journal = Some(self.journal()?);
-        let mut book = Book { place: self.place.clone(), record, asked: None, journal };
+        let mut book = Book::new(self.place.clone(), record, journal);
         book.turn(Status::Running)?;
+        if is_paused == Some(true) {
+            book.turn(Status::Paused)?;
+        }
         let book = Arc::new(Mutex::new(book));
         Ok(Watched { sandbox, plan, init, joined, listener, poststart: Vec::new(), book, budget, denials })
     }
@@ -149,8 +176,45 @@ impl Life<'_> {
         Ok(Journal::of(&paths::store(self.global)?))
     }
 
+    /// A container whose program waits for its start.
+    async fn begin(&self, kept: &Kept, wanted: StreamsWanted) -> Result<Begun> {
+        let (sandbox, plan) = self.boot(kept).await?;
+        let streams = sandbox.create(&plan, wanted).await?;
+        let init = Process::watch(Arc::clone(&sandbox), ProcessName::init(&plan.id));
+        Ok(Begun { sandbox, plan: plan.into(), init, streams, is_paused: None })
+    }
+
+    /// One that stands still where it was saved.
+    async fn go_on(
+        &self,
+        kept: &Kept,
+        wanted: StreamsWanted,
+        directory: &Path,
+        is_paused: bool,
+    ) -> Result<Begun> {
+        let checkpoint = Checkpoint::read(directory)?;
+        let saved = Saved { file: checkpoint.machine(directory)?, vcpu_count: checkpoint.moment.vcpu_count };
+        let Base { plan, host, disks } = self.base(kept)?;
+        let plan =
+            Plan { container: ContainerPlan { id: checkpoint.moment.guest_id, ..plan.container }, ..plan };
+        let sandbox = Arc::new(Sandbox::restore(self.id, &plan.machine, &host, disks, saved).await?);
+        let plan = Arc::new(plan.container);
+        let streams = sandbox.attach(&plan, wanted).await?;
+        let init = Process::watch_started(Arc::clone(&sandbox), ProcessName::init(&plan.id));
+        let is_paused = Some(is_paused || checkpoint.moment.is_paused);
+        Ok(Begun { sandbox, plan, init, streams, is_paused })
+    }
+
     /// A machine that has its disk, without the container.
     pub(super) async fn boot(&self, kept: &Kept) -> Result<(Arc<Sandbox>, ContainerPlan)> {
+        let Base { plan, host, disks } = self.base(kept)?;
+        let sandbox = Sandbox::boot(self.id, &plan.machine, &host, disks).await?;
+        templates::warn_without(&sandbox, &Report::new(self.global.log_format, None));
+        Ok((Arc::new(sandbox), plan.container))
+    }
+
+    /// What its machine is made with.
+    fn base(&self, kept: &Kept) -> Result<Base> {
         let store = paths::store(self.global)?;
         let image_id = kept.image_id.as_ref().context("the record names no image")?;
         let image = Store::open(&store)?.image(image_id, &mut |_| {})?;
@@ -159,7 +223,7 @@ impl Life<'_> {
         let writable = match kept.read_only {
             true => None,
             false => {
-                let disk = self.place.path().join("disk.ext4");
+                let disk = self.place.path().join(DISK);
                 Some(lasting_disk(&store.join("writable"), &disk, kept.disk_bytes)?)
             }
         };
@@ -167,10 +231,7 @@ impl Life<'_> {
         installation.kernel = kept.kernel.clone().unwrap_or(installation.kernel);
         let host = templates::host(installation, StateRoot::open()?, self.global)?;
         let io_limits = plan.container.io_limits.clone();
-        let disks = Disks { image: Some(image.rootfs), writable, io_limits };
-        let sandbox = Sandbox::boot(self.id, &plan.machine, &host, disks).await?;
-        templates::warn_without(&sandbox, &Report::new(self.global.log_format, None));
-        Ok((Arc::new(sandbox), plan.container))
+        Ok(Base { plan, host, disks: Disks { image: Some(image.rootfs), writable, io_limits } })
     }
 
     fn plan(&self, kept: &Kept) -> Result<Plan> {
@@ -228,12 +289,12 @@ async fn ended(watched: Watched) -> Result<Ended> {
     let (sandbox, plan) = (Arc::clone(&watched.sandbox), watched.plan.clone());
     let outside = signals::listen().context("listen to signals")?;
     let Watch { exit, spent } = watched.watch(outside, || None, LastWords::Bounded, |_| ()).await?;
+    let saved_as = locked(&book).saved_as.clone();
+    let saved_as = saved_as.map(|name| format!("it was saved as the checkpoint {name}"));
     // Its guest writes what it has to the disk. Of a machine that has ended there is nothing to be had.
     let _ = timeout(UNMOUNT_LIMIT, sandbox.delete(&plan)).await;
-    let cause = match spent {
-        Some(spent) => Some(spent.to_string()),
-        None => exit.cause.as_ref().map(ToString::to_string),
-    };
+    let cause =
+        saved_as.or_else(|| Some(spent?.to_string())).or_else(|| Some(exit.cause.as_ref()?.to_string()));
     Ok(Ended {
         code: exit.status.shell_code(),
         at: humantime::format_rfc3339_nanos(exit.at).to_string(),

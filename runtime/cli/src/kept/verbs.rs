@@ -129,7 +129,7 @@ pub(super) fn rename(rename: &Rename, global: &Global) -> Result<u8> {
         Client::connect(&place)?.ask(&Request::Rename { name })?;
         return Ok(0);
     }
-    let journal = Some(Journal::of(&paths::store(global)?));
-    Book { record: place.read()?, place, asked: None, journal }.rename(&name)?;
+    let (record, journal) = (place.read()?, Some(Journal::of(&paths::store(global)?)));
+    Book::new(place, record, journal).rename(&name)?;
     Ok(0)
 }

@@ -73,7 +73,7 @@ async fn make(args: &Monitor, records: &Records, global: &Global) -> Result<Made
     }
     let spec = config.spec;
     let record = first_record(args, &bundle, &spec)?;
-    let mut book = Book { record, place, asked: None, journal: None };
+    let mut book = Book::new(place, record, None);
     book.turn(Status::Creating)?;
     if let Some(cgroup) = &book.record.cgroup {
         cgroup.enter()?;
@@ -128,6 +128,7 @@ impl Begun {
         let listener = book.place.listen()?;
         book.turn(Status::Created)?;
         let book = Arc::new(Mutex::new(book));
+        let plan = Arc::new(plan);
         let watched =
             Watched { sandbox, plan, init, joined, listener, poststart, book, budget, denials: None };
         Ok(Made { watched, console, _anchor: anchor })

@@ -81,7 +81,7 @@ fn set_restart(located: &Located, policy: Restart) -> Result<()> {
         Client::connect(&place)?.ask(&Request::Restart(policy))?;
         return Ok(());
     }
-    Book { record, place, asked: None, journal: None }.set_restart(policy)
+    Book::new(place, record, None).set_restart(policy)
 }
 
 /// Changes what its next start reads, of which nothing is lost when this one is cut short.

@@ -80,14 +80,14 @@ impl Session<'_> {
         self.timeline.stamp("started");
         book.note_timings(self.timeline);
         book.turn(Status::Running)?;
-        let (plan, poststart, book) = (container.clone(), Vec::new(), Arc::new(Mutex::new(book)));
+        let (plan, book) = (Arc::new(container.clone()), Arc::new(Mutex::new(book)));
         let watched = Watched {
             sandbox: Arc::clone(&sandbox),
             plan,
             init,
             joined,
             listener,
-            poststart,
+            poststart: Vec::new(),
             book: Arc::clone(&book),
             budget,
             denials,
@@ -128,7 +128,7 @@ impl Session<'_> {
         let record = kept::first_record(&self.plan.id, &place, kept)?;
         kept::write_spec(&place, &self.spec)?;
         let listener = place.listen()?;
-        Ok((Book { place, record, asked: None, journal: self.journal.clone() }, listener))
+        Ok((Book::new(place, record, self.journal.clone()), listener))
     }
 
     /// Of its terminal.

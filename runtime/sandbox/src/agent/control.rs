@@ -1,7 +1,7 @@
 //! What is asked of a pod, and of a container as a whole while it lives.
 
 use securectr_protocol::agent::{
-    ContainerRequest, Empty, MakePodRequest, StatsResponse, UpdateRequest, WaitOomRequest,
+    AttachRequest, ContainerRequest, Empty, MakePodRequest, StatsResponse, UpdateRequest, WaitOomRequest,
 };
 use ttrpc::context::Context;
 
@@ -26,6 +26,10 @@ impl Agent {
 
     pub(crate) async fn resume(&self, container_id: &str) -> Result<(), AgentError> {
         bounded(self.0.resume(limit(), &request(container_id))).await.map(drop)
+    }
+
+    pub(crate) async fn attach(&self, request: &AttachRequest) -> Result<(), AgentError> {
+        bounded(self.0.attach(limit(), request)).await.map(drop)
     }
 
     /// `resources_json` is the runtime spec's `linux.resources`; what is not in it stays. So many vCPUs are online afterwards.

@@ -6,8 +6,8 @@ use securectr_vmm::spec::Wire;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{TemplateError, io_error, manifest::hex};
-use crate::{Installation, MachinePlan, NetworkPlan, equipment::Devices};
+use super::{TemplateError, io_error};
+use crate::{Installation, MachinePlan, NetworkPlan, equipment::Devices, sealed::hex};
 
 /// Where the kernel says which processor this is and what it can do (sysfs of cpu).
 const CPU: &str = "/sys/devices/system/cpu/modalias";

@@ -6,7 +6,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::*;
-use crate::{Installation, Settings};
+use crate::{Broken, Installation, Settings};
 
 /// A store with a template that was made of files instead of a machine.
 struct Made {
@@ -98,21 +98,21 @@ fn a_file_that_was_touched_is_refused() {
     // The kernel's clock for files may stand still for some milliseconds.
     thread::sleep(Duration::from_millis(20));
     made.machine().write_all_at(b"s", 50).unwrap();
-    assert!(matches!(made.refusal(), Refusal::Changed(manifest::MACHINE)));
+    assert!(matches!(made.refusal(), Refusal::Broken(Broken::Changed(manifest::MACHINE))));
 }
 
 #[test]
 fn a_file_that_was_cut_is_refused() {
     let made = Made::new();
     made.machine().set_len(1 << 20).unwrap();
-    assert!(matches!(made.refusal(), Refusal::Changed(manifest::MACHINE)));
+    assert!(matches!(made.refusal(), Refusal::Broken(Broken::Changed(manifest::MACHINE))));
 }
 
 #[test]
 fn a_file_that_others_can_write_is_refused() {
     let made = Made::new();
     made.machine().set_permissions(PermissionsExt::from_mode(0o660)).unwrap();
-    assert!(matches!(made.sealed().refusal(), Refusal::Foreign(manifest::MACHINE)));
+    assert!(matches!(made.sealed().refusal(), Refusal::Broken(Broken::Foreign(manifest::MACHINE))));
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn a_link_is_refused() {
     let elsewhere = made.place.path().join("elsewhere");
     fs::rename(made.path.join(manifest::MACHINE), &elsewhere).unwrap();
     std::os::unix::fs::symlink(&elsewhere, made.path.join(manifest::MACHINE)).unwrap();
-    assert!(matches!(made.refusal(), Refusal::Read(manifest::MACHINE, _)));
+    assert!(matches!(made.refusal(), Refusal::Broken(Broken::Read(manifest::MACHINE, _))));
 }
 
 #[test]
@@ -167,7 +167,10 @@ fn damage_below_the_file_system_is_found_by_reading_all() {
     fs::write(&path, [&json[..start], other, &json[start + 1..]].concat()).unwrap();
     assert!(made.open().is_ok());
     let found = made.templates.verify(&name_of(&made.path));
-    assert!(matches!(found, Err(TemplateError::Refused { source: Refusal::Changed(manifest::MACHINE), .. })));
+    assert!(matches!(
+        found,
+        Err(TemplateError::Refused { source: Refusal::Broken(Broken::Changed(manifest::MACHINE)), .. })
+    ));
 }
 
 #[test]
