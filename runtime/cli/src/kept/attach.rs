@@ -13,7 +13,9 @@ use tokio::sync::oneshot;
 use super::{args, log, verbs};
 use crate::{
     args::Global,
-    container::{Client, Companion, Left, OfRun, Request, Status, Wanted, Whose, locate_of_run, streams},
+    container::{
+        Client, Companion, GONE_LIMIT, Left, OfRun, Request, Status, Wanted, Whose, locate_of_run, streams,
+    },
     streams::{self as joined, Ends},
     terminal::{self, RawMode},
     timeline::Timeline,
@@ -26,7 +28,7 @@ pub(super) fn attach(asked: &args::Attach, global: &Global) -> Result<u8> {
         Status::Paused => bail!("You cannot attach to a paused container, unpause it first"),
         _ => bail!("You cannot attach to a stopped container, start it first"),
     }
-    join(&listed, asked)
+    Ok(code_of(&join(&listed, asked, || Ok(()))?))
 }
 
 /// `start -a` shows what the container writes from its beginning on, `start -i` joins this terminal to it.
@@ -37,7 +39,7 @@ pub(crate) fn start(name: &str, interactive: bool, global: &Global) -> Result<u8
     if interactive {
         let detach_keys = Keys::default();
         let asked = args::Attach { no_stdin: false, sig_proxy: true, detach_keys, name: name.to_owned() };
-        return join(&listed, &asked);
+        return Ok(code_of(&join(&listed, &asked, || Ok(()))?));
     }
     let followed =
         args::Logs { follow: true, timestamps: false, tail: None, since, until: None, name: name.to_owned() };
@@ -51,21 +53,33 @@ pub(crate) fn go_on(id: &SandboxId, global: &Global) -> Result<u8> {
     let no_stdin = !listed.kept.interactive;
     let detach_keys = Keys::default();
     let asked = args::Attach { no_stdin, sig_proxy: true, detach_keys, name: id.to_string() };
-    let joined = join_paused(&listed, &asked);
-    joined.inspect_err(|_| drop(verbs::remove(id.as_str(), true, global)))
+    let resume = || Client::connect(&listed.located.place()?)?.ask(&Request::Resume).map(drop);
+    match join(&listed, &asked, resume) {
+        Ok(Left::Ended(code)) => {
+            // Which removes it.
+            listed.record.monitor.ends_within(GONE_LIMIT).context("wait for the monitor's end")?;
+            Ok(code)
+        }
+        Ok(left) => Ok(code_of(&left)),
+        Err(error) => {
+            verbs::remove(id.as_str(), true, global)?;
+            Err(error)
+        }
+    }
 }
 
-fn join_paused(listed: &OfRun, asked: &args::Attach) -> Result<u8> {
-    let resumes = || Client::connect(&listed.located.place()?)?.ask(&Request::Resume).map(drop);
-    join_and(listed, asked, resumes)
-}
-
-fn join(listed: &OfRun, asked: &args::Attach) -> Result<u8> {
-    join_and(listed, asked, || Ok(()))
+fn code_of(left: &Left) -> u8 {
+    match left {
+        Left::Ended(code) => *code,
+        Left::Detached => {
+            eprintln!("read escape sequence");
+            0
+        }
+    }
 }
 
 /// Does something when the streams are joined.
-fn join_and(listed: &OfRun, asked: &args::Attach, act: impl FnOnce() -> Result<()>) -> Result<u8> {
+fn join(listed: &OfRun, asked: &args::Attach, act: impl FnOnce() -> Result<()>) -> Result<Left> {
     let kept = &listed.kept;
     let stdin = kept.interactive && !asked.no_stdin;
     if stdin && kept.tty && !terminal::stdin_is_terminal() {
@@ -101,13 +115,7 @@ fn join_and(listed: &OfRun, asked: &args::Attach, act: impl FnOnce() -> Result<(
     let left = runtime.block_on(companion.accompany());
     runtime.shutdown_background();
     drop(raw);
-    match left? {
-        Left::Ended(code) => Ok(code),
-        Left::Detached => {
-            eprintln!("read escape sequence");
-            Ok(0)
-        }
-    }
+    left
 }
 
 /// Keys that let go of a container, as docker takes them: letters, or `ctrl-` and one of `a-z@[\]^_`, with commas between.
