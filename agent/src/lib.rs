@@ -10,6 +10,7 @@ mod cpus;
 mod disks;
 mod identity;
 mod init;
+mod memory;
 mod network;
 mod plan;
 mod reaper;

@@ -26,7 +26,7 @@ use crate::{
     cpus::Cpus,
     disks,
     identity::Identity,
-    init, network,
+    init, memory, network,
     plan::{self, WindowSize},
     reaper::{Exit, Reaper},
     shares::Shares,
@@ -41,6 +41,7 @@ pub(crate) struct Service {
     pub cpus: Cpus,
     pub shares: Shares,
     pub identity: Identity,
+    pub reaper: Reaper,
 }
 
 type Answer<T> = ttrpc::Result<T>;
@@ -163,6 +164,11 @@ impl Agent for Service {
         init::reset()
     }
 
+    async fn reclaim(&self, _: &TtrpcContext, _: Empty) -> Answer<Empty> {
+        let reclaimed = memory::reclaim(&self.reaper).await;
+        reclaimed.map(|()| Empty::default()).map_err(|error| refusal(&error))
+    }
+
     async fn ping(&self, _: &TtrpcContext, _: Empty) -> Answer<Empty> {
         Ok(Empty::default())
     }
@@ -219,7 +225,8 @@ impl Service {
         let reaper = Reaper::start()?;
         Ok(Self {
             cpus: Cpus::new(reaper.clone()),
-            containers: Containers::new(reaper),
+            containers: Containers::new(reaper.clone()),
+            reaper,
             streams,
             shares: Shares::default(),
             identity: Identity::default(),

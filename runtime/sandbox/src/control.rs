@@ -71,6 +71,11 @@ impl Sandbox {
         self.ask("hear from the guest", self.agent().ping()).await
     }
 
+    /// Lets the guest give up what its kernel only keeps for later. The host has it back within seconds.
+    pub async fn reclaim(&self) -> Result<(), SandboxError> {
+        self.ask("reclaim the guest's memory", self.agent().reclaim()).await
+    }
+
     /// Stops all processes of a container where they are.
     pub async fn pause(&self, container: &SandboxId) -> Result<(), SandboxError> {
         self.ask("pause the container", self.agent().pause(container.as_str())).await

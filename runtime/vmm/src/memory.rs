@@ -16,8 +16,9 @@ use std::{
 };
 
 use kvm_ioctls::VmFd;
+use securectr_vmm::spec::PAGE_LEN;
 use thiserror::Error;
-use vm_memory::{GuestMemoryBackend, mmap::FromRangesError};
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, mmap::FromRangesError};
 
 pub(crate) use self::{
     chunks::{CHUNK_LEN, Chunks, Room},
@@ -68,6 +69,24 @@ pub(crate) fn allocate(memory_mib: u32) -> Result<GuestMemory, MemoryError> {
         sys::keep_out_of_core_dumps(region).map_err(MemoryError::CoreDump)?;
     }
     Ok(memory)
+}
+
+/// The host has the whole pages of this range back; what the guest finds there is undefined. All of the range must be memory.
+pub(crate) fn discard(memory: &GuestMemory, address: GuestAddress, len: usize) -> io::Result<()> {
+    let page_len = PAGE_LEN as usize;
+    let (mut address, mut rest) = (address, len);
+    while rest > 0 {
+        let region = memory.find_region(address).ok_or(io::ErrorKind::NotFound)?;
+        let start = (address.raw_value() - region.start_addr().raw_value()) as usize;
+        let here = rest.min(region.size() - start);
+        let pages = start.next_multiple_of(page_len)..(start + here) / page_len * page_len;
+        if !pages.is_empty() {
+            sys::discard(region, &pages)?;
+        }
+        address = address.unchecked_add(here as u64);
+        rest -= here;
+    }
+    Ok(())
 }
 
 /// Makes each region a memslot of the VM. The memory must live as long as the VM's vCPUs run.

@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod copies;
+mod density;
 mod failures;
 mod images;
 mod in_place;

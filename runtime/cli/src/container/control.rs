@@ -50,6 +50,10 @@ pub(crate) enum Request {
     },
     Update(Box<LinuxResources>),
     Stats,
+    /// Lets the guest give memory back. It goes on to come for some seconds.
+    Reclaim,
+    /// Answered by [`Answer::Machine`].
+    Machine,
     Rename {
         name: String,
     },
@@ -107,6 +111,8 @@ pub(crate) enum Answer {
     Streams,
     Stats(Box<Stats>),
     Saved(Moment),
+    /// The pid of the process that is the machine.
+    Machine(i32),
     /// As a shell tells it.
     Exited(u8),
     Refused(String),

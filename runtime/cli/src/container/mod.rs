@@ -12,6 +12,7 @@ mod journal;
 mod kept;
 mod locate;
 mod logging;
+mod pressure;
 mod record;
 mod serve;
 mod spawn;

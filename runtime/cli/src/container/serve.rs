@@ -133,6 +133,8 @@ impl Container {
             Request::Rename { name } => written(locked(&self.book).rename(&name)),
             Request::Restart(policy) => written(locked(&self.book).set_restart(policy)),
             Request::Resize { columns, rows } => done(self.init.resize(columns, rows).await),
+            Request::Reclaim => done(self.sandbox.reclaim().await),
+            Request::Machine => Answer::Machine(self.sandbox.vmm_pid()),
             Request::Stats => match self.sandbox.stats(&self.plan.id).await {
                 Ok(stats) => Answer::Stats(Box::new(stats)),
                 Err(error) => Answer::Refused(line(&error)),

@@ -22,6 +22,8 @@ pub(crate) enum Verb {
     Wait(Named),
     /// Show what containers use
     Stats(Stats),
+    /// Let containers give back memory that their machines only keep for later
+    Reclaim(Reclaim),
     /// Tell the cause of a container's end
     Why(Why),
     /// List the ports of this machine that a container has
@@ -118,6 +120,16 @@ pub(crate) struct Stats {
     #[arg(long)]
     pub no_stream: bool,
     /// table, json, or a template as in '{{.Name}} {{.MemUsage}}'
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub format: Format,
+    /// Names or ids [default: all that run]
+    #[arg(value_name = "CONTAINER")]
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Reclaim {
+    /// table, json, or a template as in '{{.Name}} {{.After}}'
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: Format,
     /// Names or ids [default: all that run]

@@ -7,6 +7,7 @@ mod idle;
 mod log;
 mod make;
 mod monitor;
+mod reclaim;
 mod show;
 mod stats;
 mod verbs;
@@ -44,6 +45,7 @@ pub(crate) fn act(verb: &Verb, global: &Global, report: &Report) -> Result<u8> {
         Verb::Rm(remove) => each(&remove.names, report, |name| verbs::remove(name, remove.force, global)),
         Verb::Wait(named) => Ok(report.each(&named.names, |name| verbs::wait(name, global))),
         Verb::Stats(stats) => stats::stats(stats, global),
+        Verb::Reclaim(reclaim) => reclaim::reclaim(reclaim, global, report),
         Verb::Why(why) => why::why(why, global),
         Verb::Port(port) => show::port(port, global),
         Verb::Rename(rename) => verbs::rename(rename, global),

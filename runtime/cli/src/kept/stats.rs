@@ -59,19 +59,22 @@ struct Measured {
 
 /// Those that are named, or all that run. One that ends meanwhile is passed over.
 fn measure(asked: &Asked, global: &Global) -> Result<Vec<Measured>> {
-    let all = of_run(global)?;
-    let wanted: Vec<&OfRun> = match asked.names.is_empty() {
-        true => all.iter().collect(),
-        false => {
-            let named = asked
-                .names
-                .iter()
-                .map(|name| find(&all, name)?.with_context(|| format!("No such container: {name}")));
-            named.collect::<Result<_>>()?
-        }
-    };
-    let running = wanted.into_iter().filter(|listed| listed.record.status != Status::Stopped);
-    Ok(running.filter_map(|listed| measured(listed).ok()).collect())
+    Ok(wanted(&asked.names, global)?.iter().filter_map(|listed| measured(listed).ok()).collect())
+}
+
+/// Those of the named that run; all, where none is named.
+pub(super) fn wanted(names: &[String], global: &Global) -> Result<Vec<OfRun>> {
+    let mut all = of_run(global)?;
+    let named = names.iter().map(|name| {
+        let found = find(&all, name)?.with_context(|| format!("No such container: {name}"))?;
+        Ok(found.record.id.clone())
+    });
+    let named: Vec<String> = named.collect::<Result<_>>()?;
+    all.retain(|listed| {
+        let is_wanted = named.is_empty() || named.contains(&listed.record.id);
+        is_wanted && listed.record.status != Status::Stopped
+    });
+    Ok(all)
 }
 
 fn measured(listed: &OfRun) -> Result<Measured> {

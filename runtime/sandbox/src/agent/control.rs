@@ -20,6 +20,10 @@ impl Agent {
         bounded(self.0.ping(limit(), &Empty::default())).await.map(drop)
     }
 
+    pub(crate) async fn reclaim(&self) -> Result<(), AgentError> {
+        bounded(self.0.reclaim(limit(), &Empty::default())).await.map(drop)
+    }
+
     pub(crate) async fn pause(&self, container_id: &str) -> Result<(), AgentError> {
         bounded(self.0.pause(limit(), &request(container_id))).await.map(drop)
     }

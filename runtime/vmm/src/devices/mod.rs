@@ -1,5 +1,6 @@
 //! The devices of a machine. Each is one file and one line in [`build`]; the transport before it is [`mmio`].
 
+mod balloon;
 mod block;
 mod fs;
 mod mem;
@@ -40,6 +41,7 @@ pub(crate) const SYSCALLS: &[(&str, &[libc::c_long])] = &[
     ("virtio-fs", fs::SYSCALLS),
     ("virtio-vsock", vsock::SYSCALLS),
     ("virtio-rng", rng::SYSCALLS),
+    ("virtio-balloon", balloon::SYSCALLS),
     ("virtio-mem", mem::SYSCALLS),
 ];
 
@@ -201,7 +203,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) throttles: &'a mut Throttles,
 }
 
-/// Builds the devices that the spec asks for: disks, network interfaces and file systems in their order, vsock, rng, and memory
+/// Builds the devices that the spec asks for: disks, network interfaces and file systems in their order, vsock, rng, balloon, and memory
 /// when there is room for more. `news` is written when a transport has something to [tell](Mmio::take_news).
 pub(crate) fn build(
     spec: &VmSpec,
@@ -234,6 +236,7 @@ pub(crate) fn build(
     }
     devices.push(("virtio-vsock".to_owned(), Box::new(vsock::Vsock::open(&spec.vsock, descriptors)?)));
     devices.push(("virtio-rng".to_owned(), Box::new(rng::Rng)));
+    devices.push(("virtio-balloon".to_owned(), Box::new(balloon::Balloon)));
     if let Some(room) = room {
         let mem = mem::Mem::new(room.start(), spec.hotplug_mib, Box::new(room));
         devices.push(("virtio-mem".to_owned(), Box::new(mem)));

@@ -192,6 +192,11 @@ impl Guest {
         Piece::Readable(address, bytes.len() as u32)
     }
 
+    /// Writes to each byte of a place.
+    pub(super) fn fill(&self, address: u64, len: usize) {
+        self.memory.write_slice(&vec![0xa5; len], GuestAddress(address)).unwrap();
+    }
+
     pub(super) fn bytes(&self, address: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         self.memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();

@@ -9,6 +9,8 @@ use thiserror::Error;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemory as _, GuestMemoryMmap, Permissions, VolatileSlice};
 
+use crate::memory;
+
 /// The used ring (section 2.7.8): flags and index, then elements of a head and a length.
 const USED_HEADER_LEN: u64 = 4;
 const USED_ELEMENT_LEN: u64 = 8;
@@ -208,6 +210,13 @@ impl<'m> Virtqueue<'m> {
             buffers.extend(self.memory, place, Permissions::Write)?;
         }
         Ok(buffers)
+    }
+
+    /// Gives the host back the whole pages of a chain that was popped and not pushed.
+    pub(crate) fn discard(&self, places: &Places) -> Result<(), Violation> {
+        places.0.iter().try_for_each(|&(address, len)| {
+            memory::discard(self.memory, address, len).map_err(|_| Violation::Address)
+        })
     }
 
     /// Puts the last `count` chains back that were popped and not pushed.

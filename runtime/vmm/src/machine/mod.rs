@@ -200,8 +200,8 @@ fn boot(
 }
 
 fn check_bounds(spec: &VmSpec) -> Result<(), MachineError> {
-    // vsock and rng stand beside the others.
-    let device_count = spec.disks.len() + spec.nets.len() + spec.filesystems.len() + 2;
+    // vsock, rng and balloon stand beside the others.
+    let device_count = spec.disks.len() + spec.nets.len() + spec.filesystems.len() + 3;
     let device_count = device_count + usize::from(spec.hotplug_mib > 0);
     if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&spec.memory_mib) {
         return Err(MachineError::MemorySize(spec.memory_mib));
