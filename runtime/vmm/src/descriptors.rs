@@ -43,9 +43,11 @@ impl Descriptors {
         Ok(Self { untaken })
     }
 
-    /// What is named and not yet taken, in ascending order.
-    pub(crate) fn untaken(&self) -> &[Fd] {
-        &self.untaken
+    /// What is named and not yet taken, and one that this process has opened itself, in ascending order.
+    pub(crate) fn untaken_and(&self, own: Option<Fd>) -> Vec<Fd> {
+        let mut all: Vec<Fd> = self.untaken.iter().copied().chain(own).collect();
+        all.sort_unstable_by_key(|fd| fd.0);
+        all
     }
 
     pub(crate) fn take(&mut self, fd: Fd) -> Result<OwnedFd, DescriptorError> {

@@ -18,7 +18,9 @@ use std::{error::Error, mem::ManuallyDrop, panic, process, process::ExitCode, sy
 
 use securectr_vmm::control::Event;
 
-use crate::{descriptors::Descriptors, event_loop::EventLoop, machine::Machine, parent::Parent};
+use crate::{
+    descriptors::Descriptors, event_loop::EventLoop, machine::Machine, memory::PageMap, parent::Parent,
+};
 
 /// 0: the guest has ended, and the parent knows how. 1: the VMM has failed, and the parent knows why.
 fn main() -> ExitCode {
@@ -45,8 +47,9 @@ fn run(parent: &mut Parent) -> Result<(), Box<dyn Error>> {
     tell_of_panics(parent.try_clone()?);
     let spec = parent.spec()?;
     let mut descriptors = Descriptors::named_by(&spec)?;
-    jail::enter(descriptors.untaken(), machine::longest_saved(&spec))?;
-    let machine = Machine::build(&spec, &mut descriptors)?;
+    let pages = PageMap::open();
+    jail::enter(&descriptors.untaken_and(pages.fd()), machine::longest_saved(&spec))?;
+    let machine = Machine::build(&spec, &mut descriptors, pages)?;
     // The process's end takes the machine apart, vCPUs first: faster than by hand, and while they may still run.
     let mut event_loop = ManuallyDrop::new(EventLoop::new(machine, parent)?);
     seccomp::main_filter()?.install()?;

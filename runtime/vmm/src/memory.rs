@@ -9,6 +9,7 @@
 mod chunks;
 mod saved;
 mod sys;
+mod used;
 
 use std::{
     io,
@@ -23,6 +24,7 @@ use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, mm
 pub(crate) use self::{
     chunks::{CHUNK_LEN, Chunks, Room},
     saved::{bring, lay, save},
+    used::{PageMap, Used},
 };
 use crate::arch;
 

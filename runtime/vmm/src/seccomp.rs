@@ -39,6 +39,8 @@ const MAIN: &[Row] = &[
     (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_IRQCHIP)]),
     (libc::SYS_ioctl, &[Check::Is(1, KVM_GET_CLOCK)]),
     (libc::SYS_pwrite64, &[]),
+    // Which of its memory there is.
+    (libc::SYS_pread64, &[]),
     // Requests of the parent.
     (libc::SYS_recvmsg, &[]),
     // Stopping vCPUs.

@@ -19,7 +19,7 @@ use crate::{
     descriptors::{DescriptorError, Descriptors},
     devices::{self, DeviceError, DeviceSlot, Mmio, Parts, Throttles},
     legacy::Legacy,
-    memory::{self, GuestMemory, LiveMemory, MIB, MemoryError, Room},
+    memory::{self, GuestMemory, LiveMemory, MIB, MemoryError, PageMap, Room, Used},
     vcpu::{Ending, VcpuError, Vcpus},
 };
 
@@ -88,18 +88,23 @@ pub(crate) struct Machine {
     bus: Arc<Bus>,
     /// The vCPUs run in this memory: it goes after them.
     memory: LiveMemory,
+    used: Used,
     vm: Arc<VmFd>,
 }
 
 impl Machine {
     /// Builds what the spec asks for, and lays the kernel into its memory or makes it what was saved.
-    pub(crate) fn build(spec: &VmSpec, descriptors: &mut Descriptors) -> Result<Self, MachineError> {
+    pub(crate) fn build(
+        spec: &VmSpec,
+        descriptors: &mut Descriptors,
+        pages: PageMap,
+    ) -> Result<Self, MachineError> {
         check_bounds(spec)?;
         let kvm = sys::kvm(descriptors.take(spec.kvm)?);
         let vm = kvm.create_vm().map_err(|error| MachineError::Kvm("create the VM", error))?;
         let vm = Arc::new(vm);
         let memory = memory::allocate(spec.memory_mib)?;
-        let origin = Origin::of(spec, descriptors, &memory)?;
+        let (origin, laid) = Origin::of(spec, descriptors, &memory)?;
         memory::give_to_vm(&vm, &memory)?;
         arch::prepare_vm(&vm).map_err(|error| MachineError::Kvm("set up the interrupt chips", error))?;
 
@@ -136,7 +141,8 @@ impl Machine {
         let nets = disk_count..disk_count + spec.nets.len();
         // The last of the table.
         let mem = devices.last().filter(|_| spec.hotplug_mib > 0).cloned();
-        Ok(Self { vcpus, ending, devices, disk_count, throttles, nets, news, mem, bus, memory: live, vm })
+        let (memory, used) = (live, Used::new(pages, laid));
+        Ok(Self { vcpus, ending, devices, disk_count, throttles, nets, news, mem, bus, memory, used, vm })
     }
 
     /// The n-th disk of the spec.
@@ -157,21 +163,28 @@ enum Origin {
 }
 
 impl Origin {
-    /// What was saved of a memory comes into this one.
-    fn of(spec: &VmSpec, descriptors: &mut Descriptors, memory: &GuestMemory) -> Result<Self, MachineError> {
-        Ok(match &spec.start {
-            Start::Boot { kernel, initramfs, command_line } => Self::Kernel(BootImage {
-                kernel: File::from(descriptors.take(*kernel)?),
-                initramfs: File::from(descriptors.take(*initramfs)?),
-                command_line: command_line.clone(),
-            }),
+    /// What was saved of a memory comes into this one; where that is, is the second answer.
+    fn of(
+        spec: &VmSpec,
+        descriptors: &mut Descriptors,
+        memory: &GuestMemory,
+    ) -> Result<(Self, Vec<Range<u64>>), MachineError> {
+        match &spec.start {
+            Start::Boot { kernel, initramfs, command_line } => {
+                let image = BootImage {
+                    kernel: File::from(descriptors.take(*kernel)?),
+                    initramfs: File::from(descriptors.take(*initramfs)?),
+                    command_line: command_line.clone(),
+                };
+                Ok((Self::Kernel(image), Vec::new()))
+            }
             Start::Restore { saved, expected } => {
                 let file = File::from(descriptors.take(*saved)?);
-                memory::lay(memory, &file, expected)?;
-                let state = MachineState::read(file, memory_len(spec))?;
-                Self::Saved { state: Box::new(state), expected: expected.clone() }
+                let laid = memory::lay(memory, &file, expected)?;
+                let state = Box::new(MachineState::read(file, memory_len(spec))?);
+                Ok((Self::Saved { state, expected: expected.clone() }, laid))
             }
-        })
+        }
     }
 }
 

@@ -87,7 +87,8 @@ impl Machine {
         // No more memory than the machine began with is there, or a device has refused.
         let memory = self.memory.now();
         let memory_len = memory.iter().map(|region| region.len()).sum();
-        let written = memory::save(&memory, file).and_then(|()| file.write_all_at(&json, memory_len));
+        let written =
+            memory::save(&memory, &self.used, file).and_then(|()| file.write_all_at(&json, memory_len));
         written.map_err(SaveError::Write)
     }
 }

@@ -12,7 +12,7 @@ use vm_memory::{
     Address, Bytes, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress,
 };
 
-use super::{GuestMemory, MemoryError, sys};
+use super::{GuestMemory, MemoryError, Used, sys};
 
 /// A process may have 65,530 mappings (vm.max_map_count); each page that is mapped alone splits one in two.
 const MOST_ALONE: usize = 30_000;
@@ -21,21 +21,25 @@ const MOST_ALONE: usize = 30_000;
 const PIECE_LEN: usize = 64 << 10;
 
 /// Writes the memory to the beginning of an empty file, with holes for most of what is all zeroes.
-pub(crate) fn save(memory: &GuestMemory, file: &File) -> io::Result<()> {
+pub(crate) fn save(memory: &GuestMemory, used: &Used, file: &File) -> io::Result<()> {
     let mut buffer = vec![0; PIECE_LEN];
     for (region, start) in in_file(memory) {
         for at in (0..region.size()).step_by(PIECE_LEN) {
             let Some(piece) = buffer.get_mut(..PIECE_LEN.min(region.size() - at)) else { break };
+            let place = start + at as u64;
+            if !used.has(&(place..place + piece.len() as u64), region.as_ptr() as u64 + at as u64) {
+                continue;
+            }
             region.read_slice(piece, MemoryRegionAddress(at as u64)).map_err(io::Error::other)?;
-            let used = used(piece);
-            file.write_all_at(piece.get(used.clone()).unwrap_or_default(), start + (at + used.start) as u64)?;
+            let pages = not_zero(piece);
+            file.write_all_at(piece.get(pages.clone()).unwrap_or_default(), place + pages.start as u64)?;
         }
     }
     Ok(())
 }
 
 /// From the first page that is not all zeroes to the last.
-fn used(piece: &[u8]) -> Range<usize> {
+fn not_zero(piece: &[u8]) -> Range<usize> {
     let page_len = PAGE_LEN as usize;
     let is_used = |page: &[u8]| page.iter().any(|&byte| byte != 0);
     let mut pages = piece.chunks(page_len);
@@ -45,22 +49,31 @@ fn used(piece: &[u8]) -> Range<usize> {
     first * page_len..(last * page_len).min(piece.len()).max(first * page_len)
 }
 
-/// Maps what the file has over the memory, which is as long as what was saved.
-pub(crate) fn lay(memory: &GuestMemory, file: &File, expected: &Expected) -> Result<(), MemoryError> {
-    lay_all(memory, file).map_err(MemoryError::Saved)?;
+/// Maps what the file has over the memory, which is as long as what was saved. Answers with the places, as they are in the file.
+pub(crate) fn lay(
+    memory: &GuestMemory,
+    file: &File,
+    expected: &Expected,
+) -> Result<Vec<Range<u64>>, MemoryError> {
+    let laid = lay_all(memory, file).map_err(MemoryError::Saved)?;
     if *expected == Expected::Unknown {
         map_alone(memory, file);
     }
-    memory.iter().try_for_each(|region| sys::keep_out_of_core_dumps(region).map_err(MemoryError::CoreDump))
+    for region in memory.iter() {
+        sys::keep_out_of_core_dumps(region).map_err(MemoryError::CoreDump)?;
+    }
+    Ok(laid)
 }
 
-fn lay_all(memory: &GuestMemory, file: &File) -> io::Result<()> {
+fn lay_all(memory: &GuestMemory, file: &File) -> io::Result<Vec<Range<u64>>> {
+    let mut laid = Vec::new();
     for (region, start) in in_file(memory) {
         for range in data(file, start, region) {
             sys::lay_file(region, &range, file, start + range.start as u64)?;
+            laid.push(start + range.start as u64..start + range.end as u64);
         }
     }
-    Ok(())
+    Ok(laid)
 }
 
 /// The regions lie behind each other in the file: each one's start there, in bytes.

@@ -36,7 +36,7 @@ fn sizes_out_of_bounds() {
         Setup { vcpu_count: 2, allowed_vcpu_count: Some(3), ..setup() },
         "3 of 2 vCPUs cannot be let run",
     );
-    let disks = (0..18).map(|_| guest::temporary(&[0; 512])).collect();
+    let disks = (0..17).map(|_| guest::temporary(&[0; 512])).collect();
     assert_refused(Setup { disks, ..setup() }, "20 devices are too many: 19");
 }
 

@@ -3,7 +3,7 @@ use std::fs;
 use vm_memory::GuestAddress;
 
 use super::*;
-use crate::memory::{MIB, allocate};
+use crate::memory::{MIB, PageMap, allocate};
 
 const PAGE: usize = PAGE_LEN as usize;
 
@@ -42,7 +42,7 @@ fn what_is_saved_is_found_again_and_what_is_written_then_is_not() {
         saved.write_slice(text, GuestAddress(place)).unwrap();
     }
     let file = tempfile::tempfile().unwrap();
-    save(&saved, &file).unwrap();
+    save(&saved, &Used::new(PageMap::open(), Vec::new()), &file).unwrap();
     let memory = allocate(4).unwrap();
     lay(&memory, &file, &known()).unwrap();
     for (place, text) in [(0, b"first"), (MIB + 5 * PAGE_LEN, b"other"), (4 * MIB - 5, b"last!")] {
@@ -58,12 +58,12 @@ fn what_is_saved_is_found_again_and_what_is_written_then_is_not() {
 #[test]
 fn zeroes_are_holes_but_for_those_between_pages_that_are_near() {
     let mut piece = vec![0; 16 * PAGE];
-    assert!(used(&piece).is_empty());
+    assert!(not_zero(&piece).is_empty());
     piece[3 * PAGE + 7] = 1;
-    assert_eq!(used(&piece), 3 * PAGE..4 * PAGE);
+    assert_eq!(not_zero(&piece), 3 * PAGE..4 * PAGE);
     piece[9 * PAGE] = 1;
-    assert_eq!(used(&piece), 3 * PAGE..10 * PAGE);
-    assert_eq!(used(&[1; 100]), 0..100);
+    assert_eq!(not_zero(&piece), 3 * PAGE..10 * PAGE);
+    assert_eq!(not_zero(&[1; 100]), 0..100);
 }
 
 #[test]
