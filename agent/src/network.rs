@@ -2,6 +2,7 @@
 //!
 //! They are those of the guest's own network namespace, where the agent lives: containers either share it or have none.
 
+mod connections;
 mod netlink;
 
 use std::{fs, io};
@@ -20,6 +21,8 @@ pub(crate) enum NetworkError {
     List(#[source] io::Error),
     #[error("open a netlink socket")]
     Netlink(#[source] io::Error),
+    #[error("end connections")]
+    Connections(#[source] io::Error),
     #[error("there is no device for the interface {0}")]
     Missing(String),
     #[error("{what} of the interface {interface} makes no sense")]
@@ -46,6 +49,11 @@ pub(crate) fn configure(wanted: &[Interface]) -> Result<(), NetworkError> {
         netlink.set_link(from.index, &named).map_err(failed("change the name", &from.name))?;
     }
     wanted.iter().zip(found).try_for_each(|(interface, device)| set_up(&mut netlink, interface, device.index))
+}
+
+/// Ends connections with others: those are not there any more in a machine that goes on with another network.
+pub(crate) fn end_connections() -> Result<(), NetworkError> {
+    connections::end().map_err(NetworkError::Connections)
 }
 
 fn present() -> io::Result<Vec<Present>> {

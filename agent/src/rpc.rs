@@ -102,6 +102,7 @@ impl Agent for Service {
     }
 
     async fn attach(&self, _: &TtrpcContext, request: AttachRequest) -> Answer<Empty> {
+        network::end_connections().map_err(|error| refusal(&error))?;
         let streams = self.claim(request.stdio.into_option()).await?;
         let attached = self.containers.attach(&request.container_id, streams);
         attached.map(|()| Empty::default()).map_err(|error| refusal(&error))

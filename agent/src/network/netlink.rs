@@ -1,11 +1,13 @@
-//! rtnetlink(7), as far as one has to write it: changes, and the kernel's yes or no.
+//! netlink(7), as far as one has to write it: changes, and the kernel's yes or no; lists, as the kernel tells them.
 //!
 //! By hand, since this is PID 1, which every boot copies: with netlink-packet-route a small static program that makes these four
 //! messages grows by 540 KiB, the agent with all of this by 21.
 
 use std::{io, os::fd::OwnedFd};
 
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
+};
 use securectr_protocol::agent::{Neighbour, Prefix, Route};
 
 /// Of a message of netlink(7), and of an attribute of rtnetlink(7), in bytes.
@@ -15,6 +17,8 @@ const ATTRIBUTE_HEADER_LEN: usize = 4;
 const ERRNO: std::ops::Range<usize> = HEADER_LEN..HEADER_LEN + 4;
 /// The answer repeats the question, which is shorter.
 const ANSWER_LEN: usize = 4096;
+/// A list comes in parts, of which the kernel makes none longer.
+const LIST_LEN: usize = 64 << 10;
 
 /// Of linux/rtnetlink.h; `libc` has it not.
 const RTNH_F_ONLINK: u32 = 4;
@@ -70,6 +74,12 @@ impl Netlink {
         Ok(Self(socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?))
     }
 
+    /// For questions about sockets.
+    pub(super) fn of_sockets() -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC;
+        Ok(Self(socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(netlink::SOCK_DIAG))?))
+    }
+
     pub(super) fn set_link(&mut self, index: u32, link: &Link<'_>) -> io::Result<()> {
         self.change(set_link(index, link))
     }
@@ -86,7 +96,7 @@ impl Netlink {
         self.change(add_route(index, family, route))
     }
 
-    fn change(&mut self, message: Message) -> io::Result<()> {
+    pub(super) fn change(&mut self, message: Message) -> io::Result<()> {
         send(&self.0, &message.finish(), SendFlags::empty())?;
         let mut answer = [0; ANSWER_LEN];
         recv(&self.0, answer.as_mut_slice(), RecvFlags::empty())?;
@@ -94,6 +104,32 @@ impl Netlink {
         let errno = answer.get(ERRNO).and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_ne_bytes);
         if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-errno)) }
     }
+
+    /// All that the kernel tells of a kind: each message without its header.
+    pub(super) fn list(&mut self, kind: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        send(&self.0, &Message::new(kind, libc::NLM_F_DUMP as u16, body).finish(), SendFlags::empty())?;
+        let (mut all, mut buffer) = (Vec::new(), vec![0; LIST_LEN]);
+        loop {
+            let (len, _) = recv(&self.0, buffer.as_mut_slice(), RecvFlags::empty())?;
+            let mut rest = buffer.get(..len).unwrap_or_default();
+            while let Some((kind, body, behind)) = next_message(rest) {
+                match i32::from(kind) {
+                    libc::NLMSG_DONE => return Ok(all),
+                    libc::NLMSG_ERROR => return Err(io::ErrorKind::InvalidInput.into()),
+                    _ => all.push(body.to_owned()),
+                }
+                rest = behind;
+            }
+        }
+    }
+}
+
+/// Its kind, what is behind its header, and what is behind it.
+fn next_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let len = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
+    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+    let behind = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+    Some((kind, bytes.get(HEADER_LEN..len)?, behind))
 }
 
 /// `struct ifinfomsg`: family, type, index, flags and which of them change.
@@ -168,10 +204,10 @@ fn broadcast(prefix: &Prefix) -> Option<[u8; 4]> {
     Some((address | host_bits).to_be_bytes())
 }
 
-struct Message(Vec<u8>);
+pub(super) struct Message(Vec<u8>);
 
 impl Message {
-    fn new(kind: u16, flags: u16, body: &[u8]) -> Self {
+    pub(super) fn new(kind: u16, flags: u16, body: &[u8]) -> Self {
         let flags = flags | (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
         // The length comes last; the kernel knows the sender, and there is one question at a time.
         let mut bytes = [[0; 4].as_slice(), &kind.to_ne_bytes(), &flags.to_ne_bytes(), &[0; 8]].concat();

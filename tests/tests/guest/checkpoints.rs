@@ -3,14 +3,16 @@
 use std::{
     collections::BTreeSet,
     fs,
+    io::{BufRead, BufReader},
+    net::TcpListener,
     os::unix::fs::{FileExt, PermissionsExt},
     path::PathBuf,
     thread::sleep,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result};
-use securectr_tests::{Started, User, eventually, no_process_is_left};
+use anyhow::{Context, Result, ensure};
+use securectr_tests::{Started, User, World, eventually, no_process_is_left};
 
 /// Counts in its memory, and says and writes how far it is.
 const COUNT: &str =
@@ -283,5 +285,32 @@ fn it_takes_no_root() -> Result<()> {
     for name in ["counter", "counter-1", "other"] {
         goes_on(&user, name)?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_network_goes_on_and_its_connections_end() -> Result<()> {
+    let (user, world) = (User::with_box()?, World::new()?);
+    let succeed = |words: &[&str]| -> Result<String> {
+        let said = Started::spawn(&mut world.on_host(&user.command(words)))?.finish(b"")?;
+        ensure!(said.code == 0, "{words:?}: {said:?}");
+        Ok(said.out())
+    };
+    world.serve("10.77.0.1:5000".parse()?)?;
+    let listener = world.outside(|| Ok(TcpListener::bind("10.77.0.1:5001")?))?;
+    let script = "(while sleep 0.2; do echo tick; done) | nc 10.77.0.1 5001; echo ended; nc 10.77.0.1 5000 </dev/null; sleep 1000";
+    succeed(&["run", "-d", "--name", "talker", "--network", "nat", "box", "sh", "-c", script])?;
+    let mut ticks = BufReader::new(listener.accept()?.0).lines();
+    let mut tick = || ticks.next().context("a tick")?.context("read a tick");
+    tick()?;
+    succeed(&["checkpoint", "create", "--leave-running", "talker", "warm"])?;
+    succeed(&["restore", "--name", "other", "warm"])?;
+    eventually("its connection ends", || {
+        Ok(succeed(&["logs", "other"])?.starts_with("ended\nyou are 10.77.0.2"))
+    })?;
+    for _ in 0..20 {
+        tick()?;
+    }
+    assert_eq!(succeed(&["logs", "talker"])?, "");
     Ok(())
 }
