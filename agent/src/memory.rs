@@ -1,5 +1,5 @@
-//! Memory that the guest's kernel keeps for later, given up: what is clean in its caches. The host hears of free memory by the balloon, in
-//! pieces of 2 MiB and more, so it is put together first.
+//! Memory that the guest's kernel keeps for later, given up: what is clean in its caches. The host hears of it by the balloon. Nothing is
+//! moved to make larger pieces of it: what is moved is written, and costs a machine that shares its memory with others more than it gives.
 
 use std::{fs, io};
 
@@ -11,8 +11,8 @@ use crate::{
 };
 
 /// proc_sys_vm(5): pages of files, and names and inodes.
-const DROP_CACHES: (&str, &str) = ("/proc/sys/vm/drop_caches", "3");
-const COMPACT: (&str, &str) = ("/proc/sys/vm/compact_memory", "1");
+const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
+const EVERYTHING: &str = "3";
 
 #[derive(Debug, Error)]
 pub(crate) enum MemoryError {
@@ -25,7 +25,7 @@ pub(crate) enum MemoryError {
 /// It takes a while, in which the agent has other things to do: so that is done by a process of its own.
 pub(crate) async fn reclaim(reaper: &Reaper) -> Result<(), MemoryError> {
     let pid = copy_self(0, None, || {
-        let given_up = [DROP_CACHES, COMPACT].into_iter().try_for_each(|(path, word)| fs::write(path, word));
+        let given_up = fs::write(DROP_CACHES, EVERYTHING);
         given_up.map_or_else(|error: io::Error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
     });
     let mut process = reaper.watch(pid.map_err(MemoryError::Begin)?);

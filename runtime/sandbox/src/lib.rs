@@ -87,4 +87,4 @@ pub use securectr_protocol::INIT;
 pub use shares::{PRIVATE_COPY, Share, ShareError};
 pub use state::{StateError, StateRoot, default_store};
 pub use stdio::{Streams, StreamsWanted};
-pub use template::{Built, Kind, Listed, NetKind, Refusal, TemplateError, Templates};
+pub use template::{Built, Kind, Listed, NetKind, Refusal, TemplateError, Templates, processor};

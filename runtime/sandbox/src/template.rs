@@ -33,7 +33,7 @@ use tokio::time::sleep;
 pub(crate) use self::touched::Observation;
 use self::{inputs::Inputs, manifest::Manifest};
 pub use self::{
-    inputs::{Kind, NetKind},
+    inputs::{Kind, NetKind, processor},
     manifest::Refusal,
 };
 use crate::{BootError, Host, MachinePlan, equipment::Origin, sys::try_lock, vmm::SaveError};

@@ -243,6 +243,8 @@ fn a_checkpoint_that_is_not_what_was_saved_is_refused_and_nothing_stays() -> Res
     let described = fs::read_to_string(&document)?;
     fs::write(&document, described.replacen("\"format\":1", "\"format\":9", 1))?;
     refused("the checkpoint has format 9")?;
+    fs::write(&document, described.replacen("\"processor\":\"", "\"processor\":\"other", 1))?;
+    refused("the checkpoint was made under another processor")?;
     fs::write(&document, &described[..described.len() / 2])?;
     refused("read the checkpoint")?;
     fs::write(&document, &described)?;

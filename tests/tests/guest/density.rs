@@ -25,7 +25,8 @@ fn own_bytes(user: &User) -> Result<u64> {
     let stated = user.home().join("store/containers").read_dir()?.next().context("a container")??;
     let id = stated.file_name().into_string().ok().context("an id")?;
     let state: Value = serde_json::from_slice(&fs::read(format!("/run/securectr/{id}/state.json"))?)?;
-    let status = fs::read_to_string(format!("/proc/{}/status", state["vmm_pid"]))?;
+    let pid = state.get("vmm_pid").context("a pid")?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
     Ok(line.context("RssAnon")?.parse::<u64>()? << 10)
 }

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use oci_spec::runtime::Spec;
 use rustix::fs::{FlockOperation, flock};
-use securectr_sandbox::{Broken, SandboxId, Sealed, open_own};
+use securectr_sandbox::{Broken, SandboxId, Sealed, open_own, processor};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
@@ -37,6 +37,8 @@ pub(crate) struct Checkpoint {
     format: u32,
     /// Of this program.
     version: String,
+    /// Under which its machine ran.
+    processor: String,
     /// RFC 3339.
     pub created: String,
     /// The id of the container.
@@ -70,7 +72,9 @@ impl Checkpoint {
         let Of { container, kept, spec, moment } = of;
         let created = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let document = Self { format: FORMAT, version, created, container, kept, spec, moment, seals };
+        let processor = processor().context("see which processor this is")?;
+        let document =
+            Self { format: FORMAT, version, processor, created, container, kept, spec, moment, seals };
         let json = serde_json::to_vec(&document)?;
         let path = directory.join(NAME);
         let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
@@ -88,6 +92,14 @@ impl Checkpoint {
             FORMAT => Ok(document),
             other => bail!("the checkpoint has format {other}, this program reads {FORMAT}"),
         }
+    }
+
+    /// Its machine would find others of the instructions that it knows.
+    pub(super) fn check_processor(&self) -> Result<()> {
+        if self.processor != processor().context("see which processor this is")? {
+            bail!("the checkpoint was made under another processor");
+        }
+        Ok(())
     }
 
     /// Its machine, which is what was saved.

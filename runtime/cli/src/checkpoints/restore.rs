@@ -65,6 +65,7 @@ pub(super) fn fork(fork: &Fork, global: &Global) -> Result<u8> {
 /// Makes a container that goes on from what lies in a directory; answers when its processes run.
 pub(crate) fn go_on(directory: &Path, wanted: Wanted, global: &Global) -> Result<SandboxId> {
     let checkpoint = Checkpoint::read(directory)?;
+    checkpoint.check_processor()?;
     let id = SandboxId::random().context("make an id")?;
     let records = Records::kept(&paths::store(global)?);
     let place = records.create(&id)?;

@@ -116,7 +116,7 @@ impl Inputs {
             initramfs: part(&installation.initramfs)?,
             vmm: part(&installation.vmm)?,
             command_line: plan.command_line.clone(),
-            cpu: read(CPU)?,
+            cpu: processor().map_err(io_error("read", Path::new(CPU)))?,
             host_kernel: read(HOST_KERNEL)?,
         })
     }
@@ -128,6 +128,11 @@ impl Inputs {
         key.truncate(KEY_LEN);
         Ok(key)
     }
+}
+
+/// Model and features of this machine's: a saved machine goes on under the same alone.
+pub fn processor() -> io::Result<String> {
+    Ok(fs::read_to_string(CPU)?.trim_end().to_owned())
 }
 
 /// In hexadecimal digits.

@@ -25,7 +25,7 @@ const REPORTS: usize = 2;
 const PAGE_REPORTING: u64 = 1 << 5;
 /// `struct virtio_balloon_config`: how many pages the balloon is to have, how many it has, and two of features that are not offered.
 const CONFIG: [u8; 16] = [0; 16];
-/// A report has 32 ranges of 2 MiB and more with Linux, and to take back what is not there costs little.
+/// A report has 32 ranges with Linux, and to take back what is not there costs little.
 const MAX_REPORTS_A_CALL: usize = 8;
 
 #[derive(Debug)]

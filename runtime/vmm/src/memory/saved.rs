@@ -4,7 +4,7 @@
 //! What the guest will touch soon is brought to it beforehand, in few calls. Otherwise each page costs an exit, and one that is read first
 //! and written then costs three: the host takes the first mapping back when it makes the copy.
 
-use std::{fs::File, io, iter, ops::Range, os::unix::fs::FileExt};
+use std::{fs::File, io, iter, ops::Range};
 
 use kvm_ioctls::VcpuFd;
 use securectr_vmm::spec::{Expected, PAGE_LEN, PageRun};
@@ -20,33 +20,41 @@ const MOST_ALONE: usize = 30_000;
 /// In what memory is looked at for zeroes, in bytes: what is written of a piece is one range, and so one mapping of each guest.
 const PIECE_LEN: usize = 64 << 10;
 
+/// From one word of a page that is looked at first to the next, in bytes.
+const SAMPLE_STEP: usize = 512;
+
 /// Writes the memory to the beginning of an empty file, with holes for most of what is all zeroes.
 pub(crate) fn save(memory: &GuestMemory, used: &Used, file: &File) -> io::Result<()> {
-    let mut buffer = vec![0; PIECE_LEN];
     for (region, start) in in_file(memory) {
         for at in (0..region.size()).step_by(PIECE_LEN) {
-            let Some(piece) = buffer.get_mut(..PIECE_LEN.min(region.size() - at)) else { break };
-            let place = start + at as u64;
-            if !used.has(&(place..place + piece.len() as u64), region.as_ptr() as u64 + at as u64) {
-                continue;
+            let piece = at..(at + PIECE_LEN).min(region.size());
+            let place = start + piece.start as u64..start + piece.end as u64;
+            if used.has(&place, region.as_ptr() as u64 + at as u64) {
+                let pages = not_zero(region, piece);
+                sys::write_out(region, &pages, file, start + pages.start as u64)?;
             }
-            region.read_slice(piece, MemoryRegionAddress(at as u64)).map_err(io::Error::other)?;
-            let pages = not_zero(piece);
-            file.write_all_at(piece.get(pages.clone()).unwrap_or_default(), place + pages.start as u64)?;
         }
     }
     Ok(())
 }
 
 /// From the first page that is not all zeroes to the last.
-fn not_zero(piece: &[u8]) -> Range<usize> {
-    let page_len = PAGE_LEN as usize;
-    let is_used = |page: &[u8]| page.iter().any(|&byte| byte != 0);
-    let mut pages = piece.chunks(page_len);
-    let count = pages.len();
-    let first = pages.position(is_used).unwrap_or(count);
-    let last = piece.chunks(page_len).rposition(is_used).map_or(first, |last| last + 1);
-    first * page_len..(last * page_len).min(piece.len()).max(first * page_len)
+fn not_zero(region: &GuestRegionMmap, piece: Range<usize>) -> Range<usize> {
+    let mut pages = piece.step_by(PAGE_LEN as usize);
+    let is_used = |&page: &usize| !is_zero(region, page);
+    let Some(first) = pages.find(is_used) else { return 0..0 };
+    let last = pages.rfind(is_used).unwrap_or(first);
+    first..(last + PAGE_LEN as usize).min(region.size())
+}
+
+/// Of most pages that are not, few words show it.
+fn is_zero(region: &GuestRegionMmap, page: usize) -> bool {
+    let address = |offset: usize| MemoryRegionAddress((page + offset) as u64);
+    let mut samples = (0..PAGE_LEN as usize).step_by(SAMPLE_STEP);
+    let mut bytes = [0; PAGE_LEN as usize];
+    samples.all(|offset| region.read_obj::<u64>(address(offset)).is_ok_and(|word| word == 0))
+        && region.read_slice(&mut bytes, address(0)).is_ok()
+        && bytes.iter().all(|&byte| byte == 0)
 }
 
 /// Maps what the file has over the memory, which is as long as what was saved. Answers with the places, as they are in the file.

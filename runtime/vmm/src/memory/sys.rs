@@ -55,6 +55,31 @@ pub(super) fn lay_file(
     if laid == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// pwrite(2): a part of a region comes to a place in a file.
+pub(super) fn write_out(
+    region: &GuestRegionMmap,
+    range: &Range<usize>,
+    file: &File,
+    offset: u64,
+) -> io::Result<()> {
+    let mut written = 0;
+    while written < range.len() {
+        let place = MemoryRegionAddress((range.start + written) as u64);
+        let place = region.get_host_address(place).map_err(io::Error::other)?;
+        let len = (range.len() - written).min(region.size() - range.start - written);
+        // SAFETY: the kernel reads what is within the region's mappings, alive as long as `region`, whoever else writes to it.
+        let count = unsafe {
+            libc::pwrite(file.as_raw_fd(), place.cast(), len, (offset + written as u64) as libc::off_t)
+        };
+        match count {
+            1.. => written += count as usize,
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            _ => return Err(io::Error::last_os_error()),
+        }
+    }
+    Ok(())
+}
+
 /// What comes next in a file that is no hole, in bytes (lseek(2), SEEK_DATA); none behind the last.
 pub(super) fn next_data(file: &File, from: u64) -> Option<Range<u64>> {
     let seek = |from: u64, whence| {

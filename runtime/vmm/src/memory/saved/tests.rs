@@ -1,4 +1,4 @@
-use std::fs;
+use std::{fs, os::unix::fs::FileExt};
 
 use vm_memory::GuestAddress;
 
@@ -57,13 +57,16 @@ fn what_is_saved_is_found_again_and_what_is_written_then_is_not() {
 
 #[test]
 fn zeroes_are_holes_but_for_those_between_pages_that_are_near() {
-    let mut piece = vec![0; 16 * PAGE];
-    assert!(not_zero(&piece).is_empty());
-    piece[3 * PAGE + 7] = 1;
-    assert_eq!(not_zero(&piece), 3 * PAGE..4 * PAGE);
-    piece[9 * PAGE] = 1;
-    assert_eq!(not_zero(&piece), 3 * PAGE..10 * PAGE);
-    assert_eq!(not_zero(&[1; 100]), 0..100);
+    let memory = allocate(4).unwrap();
+    let region = memory.iter().next().unwrap();
+    let found = || not_zero(region, 64 * PAGE..80 * PAGE);
+    let write = |at: usize| memory.write_slice(&[1], GuestAddress(at as u64)).unwrap();
+    write(63 * PAGE);
+    assert!(found().is_empty());
+    write(67 * PAGE + 7);
+    assert_eq!(found(), 67 * PAGE..68 * PAGE);
+    write(73 * PAGE + 4095);
+    assert_eq!(found(), 67 * PAGE..74 * PAGE);
 }
 
 #[test]
