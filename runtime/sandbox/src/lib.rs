@@ -28,6 +28,7 @@ mod host_cgroup;
 mod id;
 mod installation;
 mod io_limits;
+mod launch;
 mod memory;
 mod network;
 mod plan;
@@ -68,6 +69,7 @@ pub use host_cgroup::{HostCgroup, HostCgroupError};
 pub use id::{IdError, SandboxId};
 pub use installation::{Installation, InstallationError};
 pub use io_limits::IoLimits;
+pub use launch::LaunchFailure;
 pub use memory::MemoryError;
 pub use network::{
     Allowed, Denial, NatPlan, NetworkError, NetworkPlan, PasstError, Protocol, Published, WallError, resolver,
@@ -78,7 +80,7 @@ pub use plan::{
 pub use pod::{PodPlan, Scope};
 pub use process::{Exit, KillError, Phase, Process, StartError};
 pub use program::find_program;
-pub use sandbox::{ExitStatus, LaunchFailure, OomKilled, ProcessName, Reach, Sandbox, SandboxError};
+pub use sandbox::{ExitStatus, OomKilled, ProcessName, Reach, Sandbox, SandboxError};
 pub use sealed::{Broken, Sealed, open_own};
 /// An option of a bind mount in a spec, ours: if its source is empty, it gets what the root has at its destination.
 pub use securectr_protocol::COPY_UP;
