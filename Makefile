@@ -18,7 +18,7 @@ PROGRAMS := target/release
 GUEST := target/guest
 IMAGES := target/images
 
-.PHONY: help build guest programs images run test test-programs unit-test guest-test lint deny bench install host clean
+.PHONY: help build guest programs images run test test-programs unit-test guest-test lint deny bench bench-program start-cost install host clean
 
 help:
 	@echo 'make run       build everything and run a container'
@@ -26,6 +26,7 @@ help:
 	@echo 'make build     the programs and the guest'
 	@echo 'make lint      formatting, clippy, licences'
 	@echo 'make bench     measure starts and memory beside runc'
+	@echo 'make start-cost   write down what a start costs, to which the tests hold it'
 	@echo 'make install   to PREFIX ($(PREFIX))'
 	@echo "make host      a shell in the emulated test host, or one command: make host CMD='...'"
 	@echo 'make clean     remove what was built here; the cache is $(CACHE)'
@@ -59,7 +60,7 @@ TEST := $(CARGO) test --locked --workspace
 # Not among the others, which each emulated host takes into its memory.
 WORKSHOP := target/workshop
 
-test-programs: build images
+test-programs: build images bench-program
 	@.ci/packages $(PACKAGES) $(DEMO_PACKAGES) $(TEST_PACKAGES)
 	@rootfs/images/workshop --out $(WORKSHOP)/workshop.tar
 	$(TEST) --no-run --lib --bins --test '*'
@@ -75,7 +76,7 @@ guest-test: test-programs
 		$(MAKE) --no-print-directory --keep-going --jobs=$$jobs $(addprefix guest-test/,$(GUEST_TESTS))
 
 # The longest first.
-GUEST_TESTS := guest booted engines newer leftovers containers machine
+GUEST_TESTS := guest booted engines newer start leftovers containers machine
 
 # Cargo hands each test program to the script, which runs it where KVM can run Linux.
 ON_KVM := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/tests/on-kvm
@@ -91,6 +92,9 @@ guest-test/newer:
 # The same on machines that boot, each for itself.
 guest-test/booted:
 	@set -o pipefail; SECURECTR_TEMPLATES=never $(ON_KVM) $(TEST) --test guest -- --skip templates:: 2>&1 | sed -u 's/^/booted: /'
+
+guest-test/start:
+	@set -o pipefail; tests/start-cost 2>&1 | sed -u 's/^/start: /'
 
 # Who says a line is told, since two speak at once.
 guest-test/%:
@@ -113,11 +117,17 @@ deny: $(CARGO_DENY)
 	@if [ -d $(CACHE)/advisory-dbs ]; then $(CARGO_DENY) --offline check advisories; else \
 		echo 'advisories: not checked, there is no copy of their database in $(CACHE)/advisory-dbs'; fi
 
-bench: build images
+bench: build images bench-program
 	@.ci/packages $(PACKAGES) $(DEMO_PACKAGES) $(TEST_PACKAGES)
-	$(CARGO) build --release --locked -p securectr-bench
 	@tests/on-kvm $(PROGRAMS)/securectr-bench --out target/bench
 	$(ON_KVM) $(TEST) --test engines -- --ignored --nocapture figures::
+
+bench-program:
+	$(CARGO) build --release --locked -p securectr-bench
+
+start-cost: build images bench-program
+	@.ci/packages $(PACKAGES) $(DEMO_PACKAGES)
+	@tests/start-cost --write
 
 install: build
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)/securectr $(PROGRAMS)/securectr-vmm $(PROGRAMS)/securectr-files $(PROGRAMS)/securectr-registry $(PROGRAMS)/securectr-wall $(PROGRAMS)/containerd-shim-securectr-v2

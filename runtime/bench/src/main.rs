@@ -3,6 +3,7 @@
 //! Only ratios taken in one run are results: the machine, its load and its clock are the same for both.
 
 mod bundle;
+mod gate;
 mod memory;
 mod report;
 mod start;
@@ -31,6 +32,12 @@ struct Args {
     /// Where bench.json goes
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Fail where securectr's steps take other than this file says; for a clock that counts instructions
+    #[arg(long, value_name = "FILE")]
+    check: Option<PathBuf>,
+    /// Write that file
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
@@ -40,6 +47,7 @@ fn main() -> Result<()> {
     let runtimes = start::Runtimes::prepare(&args.securectr, &args.image, place.path())?;
     eprintln!("measuring {} starts of each runtime", args.runs);
     let starts = start::measure(&runtimes, args.runs)?;
+    let phases = starts.phases_us.clone();
     let memory = memory::measure(&runtimes)?;
     let report = Report::new(args.runs, starts, memory)?;
     print!("{report}");
@@ -49,5 +57,8 @@ fn main() -> Result<()> {
         fs::write(&path, serde_json::to_vec_pretty(&report)?)
             .with_context(|| format!("write {}", path.display()))?;
     }
-    Ok(())
+    if let Some(path) = &args.write {
+        gate::write(path, &phases)?;
+    }
+    args.check.as_ref().map_or(Ok(()), |path| gate::check(path, &phases))
 }
