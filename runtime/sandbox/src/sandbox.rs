@@ -209,7 +209,7 @@ impl Sandbox {
     /// Lets a process's program run. The inner result is about the program, the outer one about the sandbox.
     pub async fn start(&self, process: &ProcessName) -> Result<Result<(), LaunchFailure>, SandboxError> {
         let answer = self.ask("start the process", self.booted.agent.start(process.into())).await?;
-        self.note_start();
+        self.note_start().await;
         Ok(match answer.failure.into_option() {
             None => Ok(()),
             Some(failure) => Err(LaunchFailure {
@@ -220,10 +220,10 @@ impl Sandbox {
     }
 
     /// Machines that come from the same template will find what this one has touched.
-    fn note_start(&self) {
-        if let Some(observation) = &self.booted.observation {
+    async fn note_start(&self) {
+        if let Some(observation) = self.booted.observation.as_ref().filter(|first| first.is_of_start()) {
             // Without it they start a little slower.
-            let _ = observation.note(self.booted.vmm.pid());
+            let _ = self.booted.vmm.touched().await.map(|runs| observation.note(&runs));
         }
     }
 
@@ -231,7 +231,7 @@ impl Sandbox {
     pub async fn wait(&self, process: &ProcessName) -> Result<(ExitStatus, OomKilled), SandboxError> {
         let answer = self.ask("run the container", self.booted.agent.wait(process.into())).await?;
         if process.exec.is_none() {
-            self.note_start();
+            self.note_start().await;
         }
         // As in wait(2), both are of eight bits; more is the word of an agent that is not ours.
         let status = match answer.signal {

@@ -27,7 +27,7 @@ use nix::{
 };
 use securectr_vmm::{
     control::{Event, MAX_LINE_LEN, Request},
-    spec::{IoLimits, VmSpec},
+    spec::{IoLimits, PageRun, VmSpec},
 };
 use thiserror::Error;
 use tokio::{
@@ -50,6 +50,9 @@ const FIRST_JAIL_ID: u32 = 2_000_000_000;
 
 /// How long a VMM may take to close a disk, which waits for requests that are under way.
 const DETACH_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long it may take to look at its pages.
+const TOUCHED_LIMIT: Duration = Duration::from_secs(5);
 
 /// As many disks can be taken out at once without one being overheard.
 const DETACHED_BACKLOG: usize = 32;
@@ -76,6 +79,7 @@ pub(crate) struct Vmm {
     detached: broadcast::Sender<u8>,
     memory: watch::Receiver<PluggedMemory>,
     saved: watch::Receiver<Option<Result<(), String>>>,
+    touched: watch::Receiver<Vec<PageRun>>,
     /// When its guest began to run.
     running: Arc<OnceLock<Instant>>,
     /// Stays open as long as the guest may run: the VMM ends when it is closed.
@@ -95,6 +99,7 @@ struct Said {
     detached: broadcast::Sender<u8>,
     memory: watch::Sender<PluggedMemory>,
     saved: watch::Sender<Option<Result<(), String>>>,
+    touched: watch::Sender<Vec<PageRun>>,
     running: Arc<OnceLock<Instant>>,
 }
 
@@ -117,11 +122,13 @@ impl Vmm {
         let detached = broadcast::Sender::new(DETACHED_BACKLOG);
         let (said_memory, memory) = watch::channel(PluggedMemory::default());
         let (said_saved, saved) = watch::channel(None);
+        let (said_touched, touched) = watch::channel(Vec::new());
         let said = Said {
             disk_full: Arc::clone(&disk_full),
             detached: detached.clone(),
             memory: said_memory,
             saved: said_saved,
+            touched: said_touched,
             running: Arc::default(),
         };
         let vmm = Self {
@@ -132,6 +139,7 @@ impl Vmm {
             detached,
             memory,
             saved,
+            touched,
             running: Arc::clone(&said.running),
             control: equipment.control.as_fd().try_clone_to_owned()?,
         };
@@ -207,6 +215,15 @@ impl Vmm {
             },
             end = self.ended() => Err(SaveError::Ended(end)),
         }
+    }
+
+    /// Which pages of what it goes on from its guest has touched; none where it does not say.
+    pub(crate) async fn touched(&self) -> Option<Vec<PageRun>> {
+        let mut touched = self.touched.clone();
+        touched.mark_unchanged();
+        self.ask(Request::TellTouched, None).ok()?;
+        timeout(TOUCHED_LIMIT, touched.changed()).await.ok()?.ok()?;
+        Some(touched.borrow().clone())
     }
 
     /// Lets it go on after that.
@@ -347,6 +364,7 @@ async fn last_event(control: UnixStream, said: &Said) -> Option<Event> {
             }
             Ok(Event::DiskDetached(index)) => drop(said.detached.send(index)),
             Ok(Event::Saved) => drop(said.saved.send_replace(Some(Ok(())))),
+            Ok(Event::Touched(runs)) => drop(said.touched.send_replace(runs)),
             Ok(Event::NotSaved(why)) => drop(said.saved.send_replace(Some(Err(why)))),
             Ok(event @ Event::Running) => {
                 said.running.get_or_init(Instant::now);

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::IoLimits;
+use crate::spec::{IoLimits, PageRun};
 
 /// No line on the control socket is longer, in bytes.
 pub const MAX_LINE_LEN: usize = 64 * 1024;
@@ -20,6 +20,8 @@ pub enum Request {
     /// with holes for most of what is all zeroes, and behind it the rest. Answered by [`Event::Saved`], or by [`Event::NotSaved`] when
     /// the machine is in no state to be saved. It stays as it is until [`Request::Resume`].
     Save,
+    /// Asks for the pages of what it goes on from that the guest has touched so far; answered by [`Event::Touched`].
+    TellTouched,
     /// Gives the n-th network interface of the spec, which has none, its tap: the descriptor that comes with the line
     /// (SCM_RIGHTS of unix(7)). Answered by [`Event::NetAttached`].
     AttachNet(u8),
@@ -53,6 +55,8 @@ pub enum Event {
     Saved,
     /// The text is its chain of causes.
     NotSaved(String),
+    /// At most [`MOST_PAGE_RUNS`](crate::spec::MOST_PAGE_RUNS); none, where there are more or the host does not tell.
+    Touched(Vec<PageRun>),
     NetAttached,
     DiskAttached(u8),
     DiskDetached(u8),

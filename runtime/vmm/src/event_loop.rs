@@ -141,6 +141,7 @@ impl EventLoop {
                         Err(error) => Event::NotSaved(crate::chain(&error)),
                     }
                 }
+                Request::TellTouched => Event::Touched(self.machine.touched()),
                 Request::AttachNet(index) => {
                     self.attach_net(index, parent)?;
                     Event::NetAttached

@@ -66,8 +66,8 @@ impl Start {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Expected {
-    /// Nobody has shown it yet, so this guest is to: its pages are mapped each by itself, and proc_pid_pagemap(5) tells which it has
-    /// touched.
+    /// Nobody has shown it yet, so this guest is to: its pages are mapped each by itself, so that the VMM can
+    /// [tell](crate::control::Request::TellTouched) which it has touched.
     Unknown,
     /// They are there when the guest begins. It is a guess: what is beyond the file counts for nothing.
     Pages(Vec<PageRun>),
@@ -76,6 +76,9 @@ pub enum Expected {
 /// Pages of [`PAGE_LEN`] bytes: the first one's number in the file, how many, and whether they will be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageRun(pub u32, pub u32, pub bool);
+
+/// More do not fit a line.
+pub const MOST_PAGE_RUNS: usize = 3000;
 
 /// In bytes.
 pub const PAGE_LEN: u64 = 4096;

@@ -199,3 +199,19 @@ fn a_template_is_its_owners_alone() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn the_first_start_shows_the_next_ones_which_pages_they_need_without_root_too() -> Result<()> {
+    for user in [User::new()?, User::ordinary()?] {
+        let user = user.having_box()?;
+        started(&user, &[])?;
+        let templates = fs::read_dir(user.home().join("store/templates"))?;
+        let noted = templates.filter_map(|entry| fs::read(entry.ok()?.path().join("touched.json")).ok());
+        let noted: Vec<Vec<(u32, u32, bool)>> =
+            noted.map(|json| Ok(serde_json::from_slice(&json)?)).collect::<Result<_>>()?;
+        let has_pages =
+            |runs: &Vec<(u32, u32, bool)>| runs.iter().map(|(_, count, _)| count).sum::<u32>() > 500;
+        assert!(noted.iter().any(has_pages), "{noted:?}");
+    }
+    Ok(())
+}

@@ -9,7 +9,7 @@ use std::{
 };
 
 use kvm_ioctls::{IoEventAddress, VcpuFd, VmFd};
-use securectr_vmm::spec::{Expected, HOTPLUG_CHUNK_MIB, Start, VmSpec};
+use securectr_vmm::spec::{Expected, HOTPLUG_CHUNK_MIB, PageRun, Start, VmSpec};
 use thiserror::Error;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -143,6 +143,11 @@ impl Machine {
         let mem = devices.last().filter(|_| spec.hotplug_mib > 0).cloned();
         let (memory, used) = (live, Used::new(pages, laid));
         Ok(Self { vcpus, ending, devices, disk_count, throttles, nets, news, mem, bus, memory, used, vm })
+    }
+
+    /// Which pages of what it goes on from the guest has touched.
+    pub(crate) fn touched(&self) -> Vec<PageRun> {
+        self.used.touched(&self.memory.now())
     }
 
     /// The n-th disk of the spec.

@@ -85,7 +85,7 @@ fn lay_all(memory: &GuestMemory, file: &File) -> io::Result<Vec<Range<u64>>> {
 }
 
 /// The regions lie behind each other in the file: each one's start there, in bytes.
-fn in_file(memory: &GuestMemory) -> impl Iterator<Item = (&GuestRegionMmap, u64)> {
+pub(super) fn in_file(memory: &GuestMemory) -> impl Iterator<Item = (&GuestRegionMmap, u64)> {
     memory.iter().scan(0, |next, region| {
         let start = *next;
         *next += region.size() as u64;
