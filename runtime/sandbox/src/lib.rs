@@ -33,6 +33,7 @@ mod memory;
 mod network;
 mod plan;
 mod pod;
+mod pressure;
 mod process;
 mod program;
 mod room;

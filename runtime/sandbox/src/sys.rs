@@ -14,7 +14,7 @@ use nix::{
     sys::wait::{Id, WaitPidFlag, waitid},
     unistd::{Gid, Uid, geteuid, pipe2},
 };
-use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Descriptors are moved above this before they are laid in place, so that no target is overwritten before it is moved.
 const ABOVE_TARGETS: RawFd = 256;
@@ -208,6 +208,12 @@ pub(crate) fn kill(pidfd: &OwnedFd) {
 pub(crate) fn watch(pidfd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
     // SAFETY: the `Arc` keeps the descriptor open, and it is never replaced.
     Ok(unsafe { AsyncFd::register(pidfd) }?)
+}
+
+/// Watches a file for what has priority, as the kernel's own files have it.
+pub(crate) fn watch_priority(file: File) -> io::Result<AsyncFd<File>> {
+    // SAFETY: the value owns its descriptor, so that it stays open and the same; `AsyncFd` gives it up when it is dropped.
+    unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY) }.map_err(io::Error::from)
 }
 
 /// Locks an open file as long as it is open, here or with whom it was given to. Whether nobody else has.

@@ -12,7 +12,6 @@ mod journal;
 mod kept;
 mod locate;
 mod logging;
-mod pressure;
 mod record;
 mod serve;
 mod spawn;

@@ -1,13 +1,11 @@
-//! What has no safe wrapper: a descriptor that another process left for us, known by its number, and one that is watched.
+//! What has no safe wrapper: a descriptor that another process left for us, known by its number.
 
 use std::{
-    fs::File,
     io,
     os::fd::{FromRawFd, OwnedFd, RawFd},
 };
 
 use rustix::io::{FdFlags, fcntl_setfd};
-use tokio::io::{Interest, unix::AsyncFd};
 
 /// Takes over a descriptor that `create` or `exec` opened for this process. It must be asked for once.
 pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
@@ -22,10 +20,4 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
     Ok(fd)
-}
-
-/// Watches a file for what has priority, as the kernel's own files have it.
-pub(super) fn watch_priority(file: File) -> io::Result<AsyncFd<File>> {
-    // SAFETY: the value owns its descriptor, so that it stays open and the same; `AsyncFd` gives it up when it is dropped.
-    unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY) }.map_err(io::Error::from)
 }

@@ -21,7 +21,6 @@ use super::{
     book::{Book, locked},
     budget::{Budget, Meter, Spent},
     journal::Action,
-    pressure::Pressure,
     record::{LAST_WORDS_LIMIT, Status},
     serve,
 };
@@ -94,8 +93,8 @@ impl Watched {
     ) -> Result<Watch> {
         let mut denials = self.denials.take();
         let (mut lost, mut is_cut_off) = (pin!(self.sandbox.network_lost()), false);
-        let (mut connections, mut reclaims) = (JoinSet::new(), JoinSet::new());
-        let mut pressure = Pressure::watch();
+        let mut connections = JoinSet::new();
+        self.sandbox.heed_pressure();
         let mut spent = None;
         let mut spending = pin!(self.budget.spent(&self.sandbox, &self.joined.meter));
         let exit = loop {
@@ -115,12 +114,6 @@ impl Watched {
                     warn(&format!("the container has no network any more: {words}"));
                     locked(&self.book).note_loss(words)?;
                     is_cut_off = true;
-                }
-                () = pressure.wanted() => {
-                    let sandbox = Arc::clone(&self.sandbox);
-                    while reclaims.try_join_next().is_some() {}
-                    // A guest that stands still, or is at its end, has nothing to give.
-                    reclaims.spawn(async move { sandbox.reclaim().await.is_ok() });
                 }
                 Ok((connection, _)) = self.listener.accept() => {
                     connections.spawn(serve::serve(connection, self.served()));

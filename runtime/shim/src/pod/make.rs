@@ -126,7 +126,9 @@ impl Pod {
         let id = sandbox_id(&self.namespace, id)?;
         let sandbox = Sandbox::boot(&id, machine, &self.host, Disks::default()).await?;
         sandbox.no_template().iter().for_each(|words| eprintln!("booted without a template: {words}"));
-        Ok(Arc::new(sandbox))
+        let sandbox = Arc::new(sandbox);
+        sandbox.heed_pressure();
+        Ok(sandbox)
     }
 
     /// Mounts the container's root, and plans it.

@@ -2,17 +2,17 @@
 
 use std::{
     fs::File,
-    future::pending,
     io::{self, Write},
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    time::{Instant, sleep_until},
+    time::sleep,
 };
 
-use super::sys::watch_priority;
+use crate::{Sandbox, sys::watch_priority};
 
 const FILE: &str = "/proc/pressure/memory";
 
@@ -23,30 +23,23 @@ const TRIGGER: &[u8] = b"some 200000 2000000\0";
 /// not wait for the kernel to let go of the watch, which takes it several milliseconds.
 const PAUSE: Duration = Duration::from_secs(10);
 
-pub(super) struct Pressure {
-    /// Not before it is first asked for.
-    file: Option<AsyncFd<File>>,
-    /// Not told before.
-    next: Instant,
-}
-
-impl Pressure {
-    pub(super) fn watch() -> Self {
-        Self { file: None, next: Instant::now() + PAUSE }
-    }
-
-    /// Returns when memory is wanted; where the kernel does not tell, never. May be given up and called again.
-    pub(super) async fn wanted(&mut self) {
-        sleep_until(self.next).await;
-        if self.file.is_none() {
-            self.file = open().ok();
-        }
-        let Some(file) = &self.file else { return pending().await };
-        match file.ready(Interest::PRIORITY).await {
-            Ok(mut ready) => ready.clear_ready(),
-            Err(_) => pending().await,
-        }
-        self.next = Instant::now() + PAUSE;
+impl Sandbox {
+    /// Lets the guest give up what it only keeps for later whenever the host wants memory, as long as anybody has the sandbox.
+    pub fn heed_pressure(self: &Arc<Self>) {
+        let sandbox = Arc::downgrade(self);
+        tokio::spawn(async move {
+            sleep(PAUSE).await;
+            // Where the kernel does not tell, nothing is heard.
+            let Ok(file) = open() else { return };
+            while let Ok(mut ready) = file.ready(Interest::PRIORITY).await {
+                ready.clear_ready();
+                let Some(sandbox) = sandbox.upgrade() else { return };
+                // A guest that stands still, or is at its end, has nothing to give.
+                let _ = sandbox.reclaim().await;
+                drop(sandbox);
+                sleep(PAUSE).await;
+            }
+        });
     }
 }
 
