@@ -35,7 +35,7 @@ pub struct Saved {
 
 impl Sandbox {
     /// Saves the machine with its one container to an empty file, and answers with the number of its vCPUs. Both stand still from then
-    /// on, also after an error, until [`Sandbox::go_on`]; that the container is paused is told by `is_paused`.
+    /// on until [`Sandbox::go_on`], but not after an error; that the container is paused is told by `is_paused`.
     pub async fn save(&self, container: &ContainerPlan, is_paused: bool, to: &File) -> Result<u8, NotSaved> {
         if !container.shares.is_empty() {
             return Err(NotSaved::Outside("volumes and directories"));
@@ -47,8 +47,13 @@ impl Sandbox {
             // The first thing in another machine is to make that one of its own, and nothing of the container comes before it.
             self.pause(&container.id).await?;
         }
-        self.booted.vmm.save(to).await?;
-        Ok(self.room.lock().await.vcpu_count())
+        match self.booted.vmm.save(to).await {
+            Ok(()) => Ok(self.room.lock().await.vcpu_count()),
+            Err(error) => {
+                let _ = self.go_on(container, is_paused).await;
+                Err(error.into())
+            }
+        }
     }
 
     /// Lets a machine and its container go on after [`Sandbox::save`].

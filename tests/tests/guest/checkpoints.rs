@@ -177,6 +177,11 @@ fn what_cannot_be_saved_is_told_and_runs_on() -> Result<()> {
     let refused = user.call(&["checkpoint", "create", "shared", "warm"])?;
     assert!(refused.err().contains("volumes and directories of the host would not be saved"), "{refused:?}");
     assert_eq!(user.succeed(&["exec", "shared", "echo", "there"])?, "there");
+    user.succeed(&["run", "-d", "--name", "grown", "-m", "100m", "box", "sleep", "1000"])?;
+    user.succeed(&["update", "-m", "300m", "grown"])?;
+    let refused = user.call(&["checkpoint", "create", "grown", "warm"])?;
+    assert!(refused.err().contains("the machine cannot be saved"), "{refused:?}");
+    assert_eq!(user.succeed(&["exec", "grown", "echo", "there"])?, "there");
     let mut here = Started::spawn(&mut user.command(&[
         "run",
         "--name",
