@@ -312,9 +312,11 @@ fn a_network_goes_on_and_its_connections_end() -> Result<()> {
     tick()?;
     succeed(&["checkpoint", "create", "--leave-running", "talker", "warm"])?;
     succeed(&["restore", "--name", "other", "warm"])?;
-    eventually("its connection ends", || {
+    let ended = eventually("its connection ends", || {
         Ok(succeed(&["logs", "other"])?.starts_with("ended\nyou are 10.77.0.2"))
-    })?;
+    });
+    let seen = || succeed(&["exec", "other", "sh", "-c", "ps; netstat -tn; cat /proc/interrupts"]);
+    ended.with_context(|| format!("{:?} {}", succeed(&["logs", "other"]), seen().unwrap_or_default()))?;
     for _ in 0..20 {
         tick()?;
     }
