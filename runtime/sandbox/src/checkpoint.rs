@@ -85,8 +85,6 @@ impl Sandbox {
         container: &ContainerPlan,
         wanted: StreamsWanted,
     ) -> Result<Streams, SandboxError> {
-        let linux = container.spec.linux().as_ref();
-        let limits = linux.and_then(|linux| linux.resources().as_ref());
         let attach = async |_| {
             let (streams, names) = self.connect(ATTACH, wanted).await?;
             let request = AttachRequest {
@@ -97,6 +95,6 @@ impl Sandbox {
             self.ask(ATTACH, self.agent().attach(&request)).await?;
             Ok(streams)
         };
-        self.in_room(&container.id, limits, attach).await
+        self.in_room(&container.id, container.resources(), attach).await
     }
 }

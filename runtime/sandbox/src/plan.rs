@@ -219,6 +219,11 @@ impl MachinePlan {
 }
 
 impl ContainerPlan {
+    /// What it may use.
+    pub(crate) fn resources(&self) -> Option<&LinuxResources> {
+        self.spec.linux().as_ref()?.resources().as_ref()
+    }
+
     /// How many block devices it has.
     pub fn device_count(&self) -> u8 {
         // Planned, they are at most MAX_BLOCK_DEVICES.
@@ -229,9 +234,7 @@ impl ContainerPlan {
 /// Plans a sandbox with one container.
 pub fn plan(id: SandboxId, bundle: Bundle, settings: &Settings) -> Result<Plan, PlanError> {
     let container = contained(id.clone(), bundle)?;
-    let linux = container.spec.linux().as_ref();
-    let resources = linux.and_then(|linux| linux.resources().as_ref());
-    let machine = MachinePlan::limited(resources, !container.shares.is_empty(), settings)?;
+    let machine = MachinePlan::limited(container.resources(), !container.shares.is_empty(), settings)?;
     let machine = machine.with_device_places(container.device_count());
     Ok(Plan { id, machine, container })
 }

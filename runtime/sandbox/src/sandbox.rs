@@ -123,11 +123,9 @@ impl Sandbox {
         container: &ContainerPlan,
         wanted: StreamsWanted,
     ) -> Result<Streams, SandboxError> {
-        let linux = container.spec.linux().as_ref();
-        let limits = linux.and_then(|linux| linux.resources().as_ref());
         let request = |vcpu_count| CreateRequest { vcpu_count: u32::from(vcpu_count), ..Default::default() };
         let create = |vcpu_count| self.create_in_room(container, request(vcpu_count), wanted);
-        self.in_room(&container.id, limits, create).await
+        self.in_room(&container.id, container.resources(), create).await
     }
 
     async fn create_in_room(
