@@ -5,10 +5,12 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use securectr_sandbox::Config;
 
-use super::document::{Checkpoint, Checkpoints, Of};
+use super::{
+    args::Create,
+    document::{Checkpoint, Checkpoints, Of},
+};
 use crate::{
     args::Global,
-    checkpoints::args::Create,
     container::{Answer, Client, GONE_LIMIT, Moment, OfRun, Request, locate_of_run},
     output,
     progress::Spinner,

@@ -70,6 +70,7 @@ fn list(list: &List, checkpoints: &Checkpoints) -> Result<u8> {
         .filter_map(|(name, directory)| {
             let checkpoint = Checkpoint::read(directory).ok()?;
             let created = humantime::parse_rfc3339(&checkpoint.created).ok()?;
+            let bytes = bytes(directory);
             Some(json!({
                 "Name": name,
                 "Container": checkpoint.kept.name,
@@ -77,8 +78,8 @@ fn list(list: &List, checkpoints: &Checkpoints) -> Result<u8> {
                 "Image": checkpoint.kept.image,
                 "CreatedAt": checkpoint.created,
                 "CreatedSince": output::ago(created),
-                "Bytes": bytes(directory),
-                "Size": output::size(bytes(directory)),
+                "Bytes": bytes,
+                "Size": output::size(bytes),
             }))
         })
         .collect();

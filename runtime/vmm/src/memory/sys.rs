@@ -14,7 +14,8 @@ pub(super) fn keep_out_of_core_dumps(region: &GuestRegionMmap) -> io::Result<()>
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// madvise(2), MADV_DONTNEED: the host has these pages back, and the guest reads what the mapping has: zeroes, or a file. `range` is in bytes from the region's start.
+/// madvise(2), MADV_DONTNEED: the host has these pages back, and the guest reads what the mapping has: zeroes, or a file. `range` is in
+/// bytes from the region's start.
 pub(super) fn discard(region: &GuestRegionMmap, range: &Range<usize>) -> io::Result<()> {
     advise(region, range, libc::MADV_DONTNEED)
 }
