@@ -8,10 +8,7 @@ use std::{
 
 use thiserror::Error;
 
-use crate::{
-    reaper::{Exit, ExitWatch, Reaper},
-    sys::copy_self,
-};
+use crate::reaper::{ExitWatch, Reaper, outcome};
 
 const DIRECTORY: &str = "/sys/devices/system/cpu";
 
@@ -55,10 +52,9 @@ impl Cpus {
         }
         let present = fs::read_to_string(format!("{DIRECTORY}/present")).map_err(CpuError::Present)?;
         let count = present_count(&present).min(count);
-        let pid = copy_self(0, None, || exit_code((before..count).try_for_each(bring_one_online)))
-            .map_err(CpuError::Begin)?;
+        let coming = self.reaper.apart(|| (before..count).try_for_each(bring_one_online));
+        state.coming.push(coming.map_err(CpuError::Begin)?);
         state.count = count;
-        state.coming.push(self.reaper.watch(pid));
         Ok(())
     }
 
@@ -66,11 +62,8 @@ impl Cpus {
     pub(crate) async fn online(&self) -> Result<(), CpuError> {
         let coming = self.lock().coming.clone();
         let mut result = Ok(());
-        for mut process in coming {
-            let exit = process.wait_for(Option::is_some).await.map_or(None, |exit| *exit);
-            if let Some(Exit::Code(errno @ 1..)) = exit {
-                result = Err(CpuError::Online(io::Error::from_raw_os_error(errno as i32)));
-            }
+        for process in coming {
+            result = outcome(process).await.map_err(CpuError::Online).and(result);
         }
         self.lock().coming.retain(|process| process.borrow().is_none());
         result
@@ -87,11 +80,6 @@ fn bring_one_online(number: u32) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         written => written,
     }
-}
-
-/// The errno; all of them fit.
-fn exit_code(result: io::Result<()>) -> i32 {
-    result.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
 }
 
 /// From a list as "0" or "0-3"; the machine has no holes.

@@ -5,10 +5,7 @@ use std::{fs, io};
 
 use thiserror::Error;
 
-use crate::{
-    reaper::{Exit, Reaper},
-    sys::copy_self,
-};
+use crate::reaper::{Reaper, outcome};
 
 /// proc_sys_vm(5): pages of files, and names and inodes.
 const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
@@ -22,17 +19,8 @@ pub(crate) enum MemoryError {
     Reclaim(#[source] io::Error),
 }
 
-/// It takes a while, in which the agent has other things to do: so that is done by a process of its own.
+/// It takes a while.
 pub(crate) async fn reclaim(reaper: &Reaper) -> Result<(), MemoryError> {
-    let pid = copy_self(0, None, || {
-        let given_up = fs::write(DROP_CACHES, EVERYTHING);
-        given_up.map_or_else(|error: io::Error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
-    });
-    let mut process = reaper.watch(pid.map_err(MemoryError::Begin)?);
-    match process.wait_for(Option::is_some).await.map_or(None, |exit| *exit) {
-        Some(Exit::Code(errno @ 1..)) => {
-            Err(MemoryError::Reclaim(io::Error::from_raw_os_error(errno as i32)))
-        }
-        _ => Ok(()),
-    }
+    let process = reaper.apart(|| fs::write(DROP_CACHES, EVERYTHING)).map_err(MemoryError::Begin)?;
+    outcome(process).await.map_err(MemoryError::Reclaim)
 }

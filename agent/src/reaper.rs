@@ -13,6 +13,8 @@ use tokio::{
     sync::watch,
 };
 
+use crate::sys::copy_self;
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Exit {
@@ -22,6 +24,14 @@ pub(crate) enum Exit {
 
 /// Becomes `Some` when the process has ended.
 pub(crate) type ExitWatch = watch::Receiver<Option<Exit>>;
+
+/// Waits for what [`Reaper::apart`] does. That it was killed is no error of its own.
+pub(crate) async fn outcome(mut process: ExitWatch) -> io::Result<()> {
+    match process.wait_for(Option::is_some).await.map_or(None, |exit| *exit) {
+        Some(Exit::Code(errno @ 1..)) => Err(io::Error::from_raw_os_error(errno as i32)),
+        _ => Ok(()),
+    }
+}
 
 #[derive(Clone, Default)]
 pub(crate) struct Reaper(Arc<Mutex<HashMap<i32, watch::Sender<Option<Exit>>>>>);
@@ -33,6 +43,15 @@ impl Reaper {
         let children = signal(SignalKind::child())?;
         tokio::spawn(reaper.clone().run(children));
         Ok(reaper)
+    }
+
+    /// Does work that takes a while in a copy of this process, which has other things to do meanwhile; [`outcome`] tells how it went. Must
+    /// be called in a runtime of one thread, as all copies are made.
+    pub(crate) fn apart(&self, work: impl FnOnce() -> io::Result<()>) -> io::Result<ExitWatch> {
+        let errno = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO);
+        // All errnos fit an exit code.
+        let pid = copy_self(0, None, || work().map_or_else(errno, |()| 0))?;
+        Ok(self.watch(pid))
     }
 
     /// Must be called before the task that made the process awaits anything, so that its end cannot be missed.
